@@ -25,7 +25,7 @@ DIGITS_TRAIN = 1437
 CIFAR10_MEAN = np.array([125.3, 123.0, 113.9], "float32")
 CIFAR10_STD = np.array([63.0, 62.1, 66.7], "float32")
 
-# Where tensorflow-datasets downloads from: asked first, because it retries for minutes when offline.
+# Where tensorflow-datasets downloads from; asked first, as it retries for minutes when offline.
 SOURCES = {
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz",
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",

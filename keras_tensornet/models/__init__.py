@@ -6,9 +6,9 @@ to logits. A factory argument builds the same network with other layers in the s
     resnet_cifar(32)                                                # dense
     resnet_cifar(32, conv=functools.partial(TRConv2D, rank=10))     # factorised
 
-A factory is called as a Keras layer class would be, with the arguments that every such layer knows:
+A factory is called like a Keras layer class, with the arguments that every such layer knows:
 
-    conv(filters, kernel_size, strides=1, padding="same", use_bias=False, name="stage1_block1_conv1")
+    conv(filters, kernel_size, strides=1, padding="same", use_bias=False, name="stage1_conv1")
     dense(units, use_bias=True, name="fc")
 
 Four places can be filled, because the papers differ in which of them they compress:

@@ -1,7 +1,7 @@
 """TT-conv-CNN, the six-convolution CIFAR-10 network of Garipov et al. (2016).
 
-"Ultimate tensorization: compressing convolutional and FC layers alike", arXiv 1611.03214; compressed
-again by permuted TT (Gabor and Zdunek 2022, Tables 1 and 2).
+"Ultimate tensorization: compressing convolutional and FC layers alike", arXiv 1611.03214;
+compressed again by permuted TT (Gabor and Zdunek 2022, Tables 1 and 2).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """LeNet-300-100 and LeNet-5 for MNIST, in the sizes of Tensor Ring Nets (Wang et al. 2018).
 
-T-Basis (Obukhov et al. 2020, 5.2) and the ADMM paper (Yin et al. 2021, Table 1) use the same LeNet-5.
+T-Basis (Obukhov et al. 2020, 5.2) uses the same LeNet-5, and the ADMM paper (Yin et al. 2021,
+Table 1) compares with its tensor-ring figures.
 """
 
 from __future__ import annotations

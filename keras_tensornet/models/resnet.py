@@ -43,8 +43,8 @@ def resnet_cifar(
     | 56 | 853,018 | 847,872 |
     | 110 | 1,727,962 | 1,722,240 |
 
-    Tensor Ring Nets factorise every layer: give `conv`, `stem` and `dense`. (Their Table 5 describes
-    a pre-activation block; its convolutions have the same shapes.) T-Basis, ADMM and permuted TT
+    Tensor Ring Nets factorise every layer: give `conv`, `stem` and `dense`. (Their Table 5 has a
+    pre-activation block; its convolutions have the same shapes.) T-Basis, ADMM and permuted TT
     leave the first convolution dense.
 
     Args:

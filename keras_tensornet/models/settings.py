@@ -23,8 +23,9 @@ def tensor_ring_modes(network: str) -> dict[str, Modes]:
         lenet300(dense=lambda units, **options: TRDense(
             units, rank=15, **modes[options["name"]], **options))
 
-    The kernel's spatial modes belong to the network as a whole: LeNet-5 has one core for each of the
-    two (5 and 5), ResNet-32 a joint core of 9. A single input channel has no core: `in_modes=()`.
+    The kernel's spatial modes belong to the network as a whole: LeNet-5 has one core for each of
+    the two (5 and 5), ResNet-32 a joint core of 9. A single input channel has no core:
+    `in_modes=()`.
 
     Args:
         network: `"lenet300"`, `"lenet5"` or `"resnet_cifar32"`, the names of the models.
