@@ -139,7 +139,7 @@ def _spread(factors, weights):
 
 
 def _smallest_rank(tensor, bound, strict, options):
-    """Double the rank until the error meets the bound, then bisect; exact rank as the last resort."""
+    """Double the rank until the error meets the bound, then bisect; the exact rank at the latest."""
     most = tensor.size // max(tensor.shape)
 
     def attempt(rank):

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from keras_tensornet.decompositions.least_squares import solve_gram
+
 RIDGE = 1e-12
 
 
@@ -31,7 +33,7 @@ class Sweeps:
         """Sweep with plain least squares; return unit factors and the weights of the terms."""
         error = math.inf
         for _ in range(num_iter):
-            factors, weights, new_error = self.sweep(factors, least_squares)
+            factors, weights, new_error = self.sweep(factors, solve_gram)
             if error - new_error < tol:
                 break
             error = new_error
@@ -85,12 +87,6 @@ def _gram(factors, k):
     return product
 
 
-def least_squares(gram, moment):
-    """Return moment @ pinv(gram), with a ridge at the level of roundoff against singular grams."""
-    ridge = RIDGE * np.trace(gram) / len(gram)
-    return np.linalg.solve(gram + ridge * np.eye(len(gram)), moment.T).T
-
-
 def condition(sweeps, factors, weights, slack, num_iter):
     """Lower the norms of the rank-one terms while the error grows by at most `slack` of itself.
 
@@ -98,7 +94,7 @@ def condition(sweeps, factors, weights, slack, num_iter):
     the terms' squared norms. Each update solves min |factor|^2 subject to error <= bound: a ridge
     regression whose ridge is where the error meets the bound (Phan et al. 2020, equation 9).
     """
-    _, _, error = sweeps.sweep(factors, least_squares)
+    _, _, error = sweeps.sweep(factors, solve_gram)
     bound = ((1 + slack) * error * sweeps.norm) ** 2
 
     def smallest(gram, moment):
@@ -121,7 +117,7 @@ def _smallest_factor(gram, moment, level):
     squares = np.sum(turned**2, axis=0)
 
     def loss(ridge):
-        # factor = turned / (values + ridge) gives -sum squares (values + 2 ridge) / (values + ridge)^2.
+        # With factor = turned / (values + ridge):
         return -np.sum(squares * (values + 2 * ridge) / (values + ridge) ** 2)
 
     low, high = math.log(RIDGE * values[-1]), math.log(1e3 * values[-1])

@@ -56,8 +56,8 @@ def tr_svd(tensor, ranks=None, eps=None, energy=None, *, shift=None, seed=0):
         cores = ring_with_bonds(tensor, bonds, shift, seed)
     else:
         shifts = range(ndim) if shift is None else [shift]
-        rings = (_ring_by_rule(tensor, eps, energy, start) for start in shifts)
-        cores = min(rings, key=_num_params)
+        rings = (ring_by_rule(tensor, eps, energy, start) for start in shifts)
+        cores = min(rings, key=num_params)
     return arguments.to_dtype(cores, dtype)
 
 
@@ -116,7 +116,7 @@ def _ring(tensor, bonds, start, first):
     return _rotate(_close(turned.shape, left, values, right, first, second, rules), -start)
 
 
-def _ring_by_rule(tensor, eps, energy, start):
+def ring_by_rule(tensor, eps, energy, start):
     """Return the ring with the fewest parameters that the rule gives from axis `start`."""
     ndim, norm = tensor.ndim, np.linalg.norm(tensor)
     if ndim == 1:
@@ -133,7 +133,7 @@ def _ring_by_rule(tensor, eps, energy, start):
         if len(values) % first == 0:
             parts = (first, len(values) // first, [rest] * (ndim - 2))
             rings.append(_close(turned.shape, left, values, right, *parts))
-    return _rotate(min(rings, key=_num_params), -start)
+    return _rotate(min(rings, key=num_params), -start)
 
 
 def _close(shape, left, values, right, first, second, rules):
@@ -158,5 +158,5 @@ def _rotate(items, shift):
     return items[shift:] + items[:shift]
 
 
-def _num_params(cores):
+def num_params(cores):
     return sum(core.size for core in cores)

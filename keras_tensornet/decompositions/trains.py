@@ -159,7 +159,7 @@ def _train(tensor, groups, ranks, eps, energy, pad, seed):
 
 
 def _reachable_ranks(modes, wanted):
-    """Bound each rank by the mode sizes to its right and by what the bond before it lets through."""
+    """Bound each rank by the modes to its right and by what the bond before it lets through."""
     allowed, before = [], 1
     for k, rank in enumerate(wanted):
         allowed.append(min(before * modes[k], math.prod(modes[k + 1 :])))

@@ -49,3 +49,29 @@ def merge_tucker(parts, axes=None):
     for axis, factor in zip(axes, factors, strict=True):
         core = np.moveaxis(np.einsum("r...,nr->n...", np.moveaxis(core, axis, 0), factor), 0, axis)
     return core
+
+
+def merge_blocks(parts, axes=None):
+    core, *factors = parts
+    blocks = range(len(core))
+    return sum(merge_tucker([core[b], *(factor[b] for factor in factors)], axes) for b in blocks)
+
+
+def merge_tree(cores, tree):
+    """Contract a hierarchical Tucker tree bottom-up: each node becomes (its modes..., rank)."""
+    if len(cores) == 1:
+        return cores[0]
+    merged, modes = [], []
+    for node, children in enumerate(tree):
+        core = cores[node] if node < len(tree) - 1 else cores[node][..., None]
+        if children:
+            left, right = (merged[child] for child in children)
+            core = np.einsum("Al,Br,lrp->ABp", _flat(left), _flat(right), core)
+            core = core.reshape(*left.shape[:-1], *right.shape[:-1], -1)
+        modes.append([mode for child in children for mode in modes[child]] or [node])
+        merged.append(core)
+    return merged[-1][..., 0].transpose(np.argsort(modes[-1]))
+
+
+def _flat(node):
+    return node.reshape(-1, node.shape[-1])

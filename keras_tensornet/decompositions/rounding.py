@@ -1,0 +1,139 @@
+"""Lower the ranks of cores that exist already: trains by QR and SVD, rings against their merge."""
+
+import numpy as np
+
+from keras_tensornet.decompositions import arguments, svd
+from keras_tensornet.decompositions.ring_als import improve_ring, merge_ring
+from keras_tensornet.decompositions.rings import num_params, ring_by_rule, ring_with_bonds
+
+
+def tt_round(cores, ranks=None, eps=None, energy=None, *, seed=0):
+    """Return a train with lower ranks that is close to the given one, without merging it.
+
+    A QR sweep to the right, then an SVD sweep to the left (Oseledets 2011, Algorithm 2). All cores
+    but the first come back with orthonormal rows.
+
+    Args:
+        cores: arrays (r_{k-1}, ..., r_k) with r_0 = r_d = 1 and any number of axes between, so
+            TT-matrices are rounded too.
+        ranks: int, or the d - 1 inner ranks; upper bounds, a bond that is smaller already stays.
+        eps: relative error of the result with respect to the given train is at most `eps`.
+        energy: each bond keeps the fewest singular values whose squares hold more than this share.
+        seed: seed of the randomized SVD of very large cores.
+
+    Returns:
+        A list of d arrays with the modes of `cores`, in their dtype.
+
+    Raises:
+        ValueError: also when neighbouring cores do not share a bond size, or r_0 differs from 1.
+    """
+    cores, dtype = _read_cores(cores)
+    if cores[0].shape[0] != 1:
+        raise ValueError(
+            "A train must begin and end with bonds of size 1. Received: core shapes "
+            f"{[core.shape for core in cores]}. Use `tr_round` for a ring."
+        )
+    arguments.read_rule(ranks, eps, energy)
+    inner = len(cores) - 1
+    if ranks is not None:
+        ranks = arguments.read_ranks(ranks, inner, f"the {inner} inner bonds")
+    shapes = [core.shape[1:-1] for core in cores]
+    cores = _orthogonalize([core.reshape(len(core), -1, core.shape[-1]) for core in cores])
+    rules = arguments.cut_rules(np.linalg.norm(cores[-1]), ranks, eps, energy, inner)
+    for k in range(inner, 0, -1):
+        # (r_{k-1}, n_k r_k) = left values right
+        left, values, right = svd.split(
+            cores[k].reshape(len(cores[k]), -1), **rules[k - 1], seed=seed
+        )
+        cores[k] = right.reshape(len(values), -1, cores[k].shape[-1])
+        cores[k - 1] = np.tensordot(cores[k - 1], left * values, 1)
+    return arguments.to_dtype(_with_modes(cores, shapes), dtype)
+
+
+def tr_round(cores, ranks=None, eps=None, energy=None, *, num_iter=50, tol=1e-6, seed=0):
+    """Return a ring with lower bond sizes that is close to the given one.
+
+    A ring has no canonical form in which a local cut is the best cut, so its dense merge serves
+    as reference: at given ranks the better of two starts (bonds cut locally, and a fresh
+    `tr_svd`) is refined by alternating least squares; with `eps` or `energy` the result is a fresh
+    `tr_svd`, or the given cores where that has no fewer parameters.
+
+    Args:
+        cores: arrays (r_{k-1}, ..., r_k) with r_d = r_0 and any number of axes between.
+        ranks: int, or the d bond sizes (r_0, ..., r_{d-1}); upper bounds.
+        eps, energy: as in `tr_svd`, with respect to the given ring.
+        num_iter, tol, seed: as in `tr_als`.
+
+    Returns:
+        A list of d arrays with the modes of `cores`, in their dtype.
+
+    Raises:
+        ValueError: also when neighbouring cores do not share a bond size.
+    """
+    cores, dtype = _read_cores(cores)
+    arguments.read_rule(ranks, eps, energy)
+    shapes = [core.shape[1:-1] for core in cores]
+    cores = [core.reshape(len(core), -1, core.shape[-1]) for core in cores]
+    tensor = merge_ring(cores)
+    if ranks is None:
+        fresh = (ring_by_rule(tensor, eps, energy, start) for start in range(len(cores)))
+        cores = min([cores, *fresh], key=num_params)
+    else:
+        wanted = arguments.read_ranks(ranks, len(cores), f"the {len(cores)} bonds, r_0 first")
+        bonds = [min(rank, len(core)) for rank, core in zip(wanted, cores, strict=True)]
+        if bonds != [len(core) for core in cores]:
+            starts = [_cut_locally(cores, bonds), ring_with_bonds(tensor, bonds, seed=seed)]
+            rings = [improve_ring(tensor, start, num_iter, tol) for start in starts]
+            cores = min(rings, key=lambda ring: np.linalg.norm(tensor - merge_ring(ring)))
+    return arguments.to_dtype(_with_modes(cores, shapes), dtype)
+
+
+def _read_cores(cores):
+    read = [arguments.read_tensor(core, "cores") for core in cores]
+    if not read:
+        raise ValueError("`cores` must hold at least one array. Received: an empty list.")
+    arrays = [array for array, _ in read]
+    shapes = [array.shape for array in arrays]
+    meets = [len(shape) >= 2 for shape in shapes] + [
+        shapes[k - 1][-1] == shape[0] for k, shape in enumerate(shapes)
+    ]
+    if not all(meets):
+        raise ValueError(
+            "The last axis of each core must have the size of the next core's first axis, around "
+            f"to the first core. Received: core shapes {shapes}."
+        )
+    return arrays, np.result_type(*(dtype for _, dtype in read))
+
+
+def _orthogonalize(cores):
+    """Make every core but the last left-orthonormal without changing the train."""
+    cores = list(cores)
+    for k, core in enumerate(cores[:-1]):
+        left, carry = np.linalg.qr(core.reshape(-1, core.shape[-1]))
+        cores[k] = left.reshape(len(core), -1, left.shape[1])
+        cores[k + 1] = np.tensordot(carry, cores[k + 1], 1)
+    return cores
+
+
+def _cut_locally(cores, bonds):
+    """Cut each bond by the SVD of the two cores that share it."""
+    cores = list(cores)
+    for k, size in enumerate(bonds):
+        first, second = cores[k - 1], cores[k]
+        if size < len(second) and len(cores) > 1:
+            # first: (a, n, r), second: (r, m, b) -> (a n, r) (r, m b)
+            pair = first.reshape(-1, len(second)) @ second.reshape(len(second), -1)
+            left, values, right = svd.split(pair, rank=size)
+            root = np.sqrt(values)
+            cores[k - 1] = (left * root).reshape(len(first), -1, len(values))
+            cores[k] = (root[:, None] * right).reshape(len(values), -1, second.shape[-1])
+        elif size < len(second):
+            cores[k] = first[:size, :, :size]
+    return cores
+
+
+def _with_modes(cores, shapes):
+    return [
+        core.reshape(core.shape[0], *shape, core.shape[-1])
+        for core, shape in zip(cores, shapes, strict=True)
+    ]
