@@ -1,0 +1,148 @@
+"""The compiled merge path: merging by hand costs one call, not one Python step per core.
+
+Inside a model, merging is traced into the model's own compiled function. Called by hand, a merge
+is compiled once for each network: by `tf.function` on the TensorFlow backend, by `jax.jit` on JAX;
+PyTorch runs it eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import keras
+from keras import ops
+
+from keras_tensornet import validation
+from keras_tensornet.contraction import ORDERS, kernel_plan, merge_plan, to_keras_layout
+from keras_tensornet.contraction.orders import MergePlanner, hierarchical_order, sequential_order
+from keras_tensornet.modes import KernelModes
+from keras_tensornet.networks import Network
+
+RING = "ring"
+
+
+def merge(
+    cores: Sequence,
+    start: int = 0,
+    stop: int | None = None,
+    order: str = "planned",
+    network: Network | None = None,
+):
+    """Merge neighbouring cores into one tensor: `merge(U, k, j)` of Tensor Ring Nets, eq. (5).
+
+    Args:
+        cores: cores of a tensor ring or tensor train, each (r_k, n_k, r_k+1), or of `network`.
+        start: first core to merge.
+        stop: one past the last core to merge; by default all.
+        order: "planned" (fastest), "hierarchical" or "sequential".
+        network: the labels of the cores, for networks other than a ring or a train.
+
+    Returns:
+        A part of a ring or train: (r_start, n_start, ..., n_stop-1, r_stop). The whole of it:
+        (n_0, ..., n_d-1), the ring closed. Of a `network`: its open bonds and modes in the order
+        in which its cores carry them.
+
+    Raises:
+        ValueError: if the cores do not fit together, or the range is empty.
+
+    >>> import numpy as np
+    >>> merge([np.ones((2, 3, 2), "float32")] * 4, 1, 3).shape
+    TensorShape([2, 3, 3, 2])
+    """
+    validation.one_of("order", order, ORDERS)
+    cores = [ops.convert_to_tensor(core) for core in cores]
+    shapes = tuple(tuple(core.shape) for core in cores)
+    network = _ring_of(shapes) if network is None else _checked(network, shapes)
+    stop = len(cores) if stop is None else stop
+    if not 0 <= start < stop <= len(cores):
+        raise ValueError(
+            "`start` and `stop` must select at least one core, 0 <= start < stop <= "
+            f"{len(cores)}. Received: start={start}, stop={stop}."
+        )
+    return _merge_range(network, start, stop, order)(cores)
+
+
+def merge_network(network: Network, modes: KernelModes, cores: Sequence):
+    """The dense kernel of a network in Keras layout, by the compiled path."""
+    return _merge_kernel(network, modes)(list(cores))
+
+
+@lru_cache(maxsize=512)
+def _merge_range(network: Network, start: int, stop: int, order: str) -> Callable:
+    positions = range(start, stop)
+    if order == "planned":
+        tree = MergePlanner(network).tree(sum(1 << position for position in positions))
+    else:
+        tree = (hierarchical_order if order == "hierarchical" else sequential_order)(positions)
+    inside = dict.fromkeys(label for core in network.cores[start:stop] for label in core)
+    outside = {label for core in (*network.cores[:start], *network.cores[stop:]) for label in core}
+    wanted = [label for label in inside if label in outside or label in network.mode_labels]
+    if network.name == RING and network.cores[stop - 1][-1] in wanted:
+        wanted.append(wanted.pop(wanted.index(network.cores[stop - 1][-1])))
+    plan = merge_plan(network, tree, wanted)
+    return _compile(lambda cores: plan.run(cores, ops))
+
+
+@lru_cache(maxsize=512)
+def _merge_kernel(network: Network, modes: KernelModes) -> Callable:
+    plan = kernel_plan(network)
+    return _compile(lambda cores: to_keras_layout(plan.run(cores, ops), modes, ops))
+
+
+def _compile(run: Callable) -> Callable:
+    """A function of the list of cores, compiled by the backend at hand."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(run)
+    if backend == "jax":
+        import jax
+
+        return jax.jit(run)
+    return run
+
+
+@lru_cache(maxsize=512)
+def _ring_of(shapes: tuple[tuple[int, ...], ...]) -> Network:
+    """The network of bare cores (r_k, n_k, r_k+1); boundary ranks of 1 make it a train."""
+    if not shapes or any(len(shape) != 3 for shape in shapes):
+        raise ValueError(
+            "`cores` must be a list of 3-D tensors (r_k, n_k, r_k+1). Received shapes: "
+            f"{list(shapes)}. For cores of another kind pass their `network`."
+        )
+    following = (*shapes[1:], shapes[0])
+    for position, (shape, other) in enumerate(zip(shapes, following, strict=True)):
+        if shape[2] != other[0]:
+            raise ValueError(
+                "The last axis of each core must match the first of the next, and the last core "
+                f"must close the ring. Received: core {position} of shape {shape} before a core "
+                f"of shape {other}."
+            )
+    if len(shapes) == 1 and shapes[0][0] > 1:
+        raise ValueError(
+            "A ring of one core has nothing to merge; take the trace of its bond instead. "
+            f"Received: a core of shape {shapes[0]}."
+        )
+    bonds = [f"r{position}" for position in range(len(shapes))]
+    closed = [*bonds[1:], bonds[0] if len(shapes) > 1 else "r1"]
+    sizes = {"r1": 1} | {bond: shape[0] for bond, shape in zip(bonds, shapes, strict=True)}
+    sizes |= {f"n{position}": shape[1] for position, shape in enumerate(shapes)}
+    modes = tuple(f"n{position}" for position in range(len(shapes)))
+    return Network(
+        cores=tuple(zip(bonds, modes, closed, strict=True)),
+        sizes=tuple(sizes.items()),
+        in_labels=modes,
+        out_labels=(),
+        name=RING,
+    )
+
+
+def _checked(network: Network, shapes: tuple[tuple[int, ...], ...]) -> Network:
+    if network.core_shapes != shapes:
+        raise ValueError(
+            f"`cores` must have the shapes of the network's cores, {list(network.core_shapes)}. "
+            f"Received: {list(shapes)}."
+        )
+    return network

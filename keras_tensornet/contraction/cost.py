@@ -1,0 +1,67 @@
+"""Predicted time of the operations that plans are made of.
+
+A plan is chosen by time, and time is arithmetic or memory traffic, whichever is longer, plus a
+constant for each call. Multiply-adds alone mislead: for a ring of rank 10 on 64 channels the stage
+chain needs 0.6 of the dense convolution's FLOPs and takes 1.4 times as long, because its tensors
+are as large and its channels too few to fill the vector units.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates of a machine, for comparing plans; only their ratios matter.
+
+    Attributes:
+        matmul_flops: FLOP/s of a large matrix product.
+        conv_flops: FLOP/s of a wide convolution.
+        bandwidth: bytes/s of reading and writing large tensors.
+        call: seconds that one operation costs whatever its size.
+        lanes: channels that a vector unit works on at once; fewer are as slow as this many.
+    """
+
+    matmul_flops: float = 200e9
+    conv_flops: float = 300e9
+    bandwidth: float = 12e9
+    call: float = 4e-6
+    lanes: int = 8
+
+    def matmul(self, rows: int, inner: int, columns: int, stack: int = 1) -> float:
+        """Seconds of a stack of (rows, inner) @ (inner, columns)."""
+        lanes = min(self.lanes, 1 << max(0, (min(rows, 64) - 1).bit_length()))
+        flops = 2.0 * stack * rows * inner * max(columns, lanes)
+        moved = 4.0 * stack * (rows * inner + inner * columns + rows * columns)
+        return self.call + flops / self.matmul_flops + moved / self.bandwidth
+
+    def conv(self, rows_in: int, rows_out: int, taps: int, channels: int, filters: int) -> float:
+        """Seconds of a convolution with `taps` kernel positions on `rows_out` output positions."""
+        wide = self._fill(channels) * self._fill(filters)
+        flops = 2.0 * rows_out * taps * wide
+        moved = 4.0 * (rows_in * channels + rows_out * filters + taps * channels * filters)
+        return 2 * self.call + flops / self.conv_flops + moved / self.bandwidth
+
+    def depthwise(self, rows_in: int, rows_out: int, taps: int, channels: int, depth: int) -> float:
+        """Seconds of a depthwise convolution; it is bound by loads, about one a multiply-add."""
+        flops = 2.0 * rows_out * taps * self._fill(channels) * depth
+        moved = 4.0 * (rows_in * channels + rows_out * channels * depth)
+        return 2 * self.call + 10 * flops / self.conv_flops + moved / self.bandwidth
+
+    def move(self, elements: int) -> float:
+        """Seconds of a transposition or copy of that many numbers."""
+        return self.call + 2 * 4.0 * elements / self.bandwidth
+
+    def merge_step(self, flops: int, elements: int) -> float:
+        """Seconds of one pair step of a merge: up to three calls, and what they move."""
+        return 3 * self.call + flops / self.matmul_flops + 4.0 * elements / self.bandwidth
+
+    def _fill(self, channels: int) -> int:
+        return self.lanes * math.ceil(channels / self.lanes)
+
+
+# Measured ratios of the backward pass to the forward pass: a matrix product has two of its kind in
+# the gradient, a convolution likewise, a copy one.
+TRAINING_FACTOR = 3.0

@@ -1,0 +1,214 @@
+"""Plans: which chain of stages computes a layer, chosen by predicted time.
+
+`make_plan` searches all ways to absorb the cores group by group (cheapest-first over sets of
+cores), keeps the best few, prepares each exactly, and adds the plan that merges everything and
+runs the dense operation. A `Plan` prints itself: stages, FLOPs, predicted time, and the candidates
+that it was chosen from.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import count, product
+
+from keras_tensornet import validation
+from keras_tensornet.contraction.cost import Machine
+from keras_tensornet.contraction.pairwise import Labels
+from keras_tensornet.contraction.stages import (
+    Stage,
+    StageContext,
+    Workload,
+    make_stage,
+    predict,
+    stage_ops,
+)
+from keras_tensornet.networks import Network
+
+IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
+# Chains kept for exact preparation, and visits of each set of absorbed cores in the search.
+CHAINS = 8
+VISITS = 3
+# Networks with more cores or more groups than this are searched over neighbouring cores only.
+MOST_CORES = 12
+MOST_GROUPS = 700
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a layer is computed.
+
+    Attributes:
+        stages: applied in order; a single "dense" stage holds all cores and runs the dense
+            operation on the merged kernel ("reconstructed").
+        finish: the wanted order of the output labels.
+        workload: the sizes that the plan was chosen for.
+        candidates: `(description, predicted seconds)` of all plans considered, best first.
+    """
+
+    stages: tuple[Stage, ...]
+    finish: Labels
+    workload: Workload
+    candidates: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def implementation(self) -> str:
+        """ "reconstructed" if the dense kernel is merged, else "factorized"."""
+        return "reconstructed" if self.stages[0].op == "dense" else "factorized"
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass, merging included."""
+        return sum(stage.flops for stage in self.stages)
+
+    def describe(self) -> str:
+        """The plan in one line: groups of cores and operations."""
+        return " | ".join(
+            f"{','.join(str(core) for core in stage.cores)}:{stage.op}" for stage in self.stages
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.implementation} plan for {self.workload.rows} rows"
+            f"{' in training' if self.workload.training else ''}: {self.flops:,} FLOPs, "
+            f"predicted {self.seconds * 1e3:.3f} ms"
+        ]
+        for stage in self.stages:
+            lines.append(f"  {stage}, merging {stage.merge.flops:,} FLOPs")
+        if self.candidates:
+            lines.append("candidates (cores:operation | ...), predicted ms:")
+            lines += [f"  {seconds * 1e3:9.3f}  {text}" for text, seconds in self.candidates]
+        return "\n".join(lines)
+
+
+@lru_cache(maxsize=1024)
+def make_plan(
+    network: Network,
+    workload: Workload,
+    implementation: str = "auto",
+    machine: Machine = Machine(),
+) -> Plan:
+    """Choose the chain of stages with the least predicted time.
+
+    Args:
+        network: the cores.
+        workload: batch and spatial sizes, forward or training.
+        implementation: "reconstructed" merges the dense kernel; "factorized" does not; "auto"
+            takes the faster.
+        machine: rates for the prediction.
+
+    Raises:
+        ValueError: for another implementation.
+    """
+    validation.one_of("implementation", implementation, IMPLEMENTATIONS)
+    plans = candidate_plans(network, workload, machine)
+    allowed = [plan for plan in plans if implementation in ("auto", plan.implementation)] or plans
+    listed = tuple((plan.describe(), plan.seconds) for plan in plans)
+    return replace(allowed[0], candidates=listed)
+
+
+@lru_cache(maxsize=1024)
+def candidate_plans(
+    network: Network, workload: Workload, machine: Machine = Machine()
+) -> tuple[Plan, ...]:
+    """The best few plans, fastest prediction first; the reconstructed one is always among them."""
+    context = StageContext(network, workload, machine)
+    chains = list(_cheapest_chains(context))
+    everything = (context.planner.everything,)
+    if everything not in chains:
+        chains.append(everything)
+    plans = [plan for chain in chains for plan in _prepare(context, chain)]
+    return tuple(sorted(plans, key=lambda plan: plan.seconds))
+
+
+def _prepare(context: StageContext, chain: tuple[int, ...]) -> Iterator[Plan]:
+    """The plans of a chain of groups, one for each choice of operations."""
+    absorbed, choices = 0, []
+    for group in chain:
+        choices.append(stage_ops(context, absorbed, group))
+        absorbed |= group
+    for ops in product(*choices):
+        stages, before, absorbed = [], context.start(), 0
+        for place, (group, op) in enumerate(zip(chain, ops, strict=True)):
+            following = chain[place + 1] if place + 1 < len(chain) else 0
+            stages.append(make_stage(context, absorbed, group, before, following, op))
+            before, absorbed = stages[-1].after, absorbed | group
+        yield Plan(tuple(stages), context.finish(), context.workload)
+
+
+def _cheapest_chains(context: StageContext) -> Iterator[tuple[int, ...]]:
+    """Chains of groups in the order of their approximate cost, cheapest first."""
+    groups = _useful_groups(context)
+    everything = context.planner.everything
+    visits: Counter[int] = Counter()
+    ticket = count()
+    waiting: list = [(0.0, next(ticket), 0, ())]
+    found = 0
+    while waiting and found < CHAINS:
+        cost, _, absorbed, chain = heapq.heappop(waiting)
+        if absorbed == everything:
+            found += 1
+            yield chain
+            continue
+        visits[absorbed] += 1
+        if visits[absorbed] > VISITS:
+            continue
+        for group in _next_groups(context, groups, absorbed):
+            step = _approximate(context, absorbed, group)
+            entry = (cost + step, next(ticket), absorbed | group, (*chain, group))
+            heapq.heappush(waiting, entry)
+
+
+def _next_groups(context: StageContext, groups: list[int], absorbed: int) -> list[int]:
+    """Groups that can follow: disjoint, and touching the activations where any does."""
+    free = [group for group in groups if not group & absorbed]
+    state = context.state(absorbed)
+    touching = [group for group in free if state & context.open(group)]
+    return touching or free
+
+
+def _useful_groups(context: StageContext) -> list[int]:
+    """Sets of cores that may form a stage: joined by labels, spatial labels wholly inside."""
+    planner, total = context.planner, len(context.network.cores)
+    sets = []
+    if total <= MOST_CORES:
+        sets = [group for group in range(1, planner.everything + 1) if planner.connected(group)]
+    if not 0 < len(sets) <= MOST_GROUPS:
+        sets = [
+            ((1 << stop) - 1) ^ ((1 << start) - 1)
+            for start in range(total)
+            for stop in range(start + 1, total + 1)
+        ]
+    holders = {
+        label: sum(1 << k for k in range(total) if label in planner.labels[k])
+        for label in context.axes_of
+    }
+    return [
+        group for group in sets if all(group & cores in (0, cores) for cores in holders.values())
+    ]
+
+
+def _approximate(context: StageContext, absorbed: int, group: int) -> float:
+    """Seconds of a stage without the order of labels: the search's edge weight."""
+    state, kernel = context.state(absorbed), context.open(group)
+    later, spatial = context.state(absorbed | group), context.spatial(group)
+    kinds = (
+        state - kernel,
+        state & kernel & later,
+        (state & kernel) - later,
+        kernel - state - set(spatial),
+    )
+    sizes = [context.planner.count(labels) for labels in kinds]
+    rows = context.positions(absorbed), context.positions(absorbed | group)
+    taps = context.planner.count(spatial)
+    ops = stage_ops(context, absorbed, group)
+    seconds = min(predict(op, context.machine, rows, taps, *sizes) for op in ops)
+    return context.total(seconds + context.planner.seconds(group))

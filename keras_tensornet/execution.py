@@ -1,0 +1,157 @@
+"""Running plans on activations with `keras.ops`, for every backend.
+
+A plan's stages are applied one after another. Channels are always the last axis and their labels
+are flattened into it, so that batch, height and width may be unknown: products see the activations
+as (positions, channels), convolutions as (batch, *spatial, channels).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from keras import ops
+
+from keras_tensornet.contraction.pairwise import Labels
+from keras_tensornet.contraction.plans import Plan
+from keras_tensornet.contraction.stages import Stage
+
+# `(inputs, kernel, axes) -> outputs`: the layer's own convolution over some of its spatial axes.
+Convolution = Callable[..., object]
+
+
+def run_plan(
+    plan: Plan,
+    inputs,
+    cores: Sequence,
+    size: Mapping[str, int],
+    convolve: Convolution | None = None,
+    depthwise: Convolution | None = None,
+):
+    """Apply a plan.
+
+    Args:
+        plan: the stages.
+        inputs: (..., channels), the labels of `plan.stages[0].before` flattened into channels.
+        cores: all cores of the network; merged in their own dtype, cast to that of `inputs`.
+        size: the size of each label.
+        convolve: `(inputs, kernel, axes) -> outputs` with a kernel (*extents, in, out).
+        depthwise: the same with a kernel (*extents, channels, depth).
+
+    Returns:
+        outputs: (..., filters), the labels of `plan.finish` flattened into filters.
+    """
+    outputs = inputs
+    for stage in plan.stages:
+        kernel = ops.cast(stage.merge.run(cores, ops), inputs.dtype)
+        outputs = _Running(stage, size, convolve, depthwise).apply(outputs, kernel)
+    return _reorder(outputs, plan.stages[-1].after, plan.finish, size)
+
+
+class _Running:
+    """One stage with the sizes of its labels at hand."""
+
+    def __init__(self, stage: Stage, size: Mapping[str, int], convolve, depthwise):
+        self.stage = stage
+        self.size = size
+        self.convolve = convolve
+        self.depthwise = depthwise
+        self.carried, self.shared, self.contracted, self.new = (
+            math.prod(size[label] for label in labels)
+            for labels in (stage.carried, stage.shared, stage.contracted, stage.new)
+        )
+
+    def apply(self, inputs, kernel):
+        """(..., before) -> (..., after)."""
+        stage = self.stage
+        arranged = (*stage.carried, *stage.shared, *stage.contracted)
+        inputs = _reorder(inputs, stage.before, arranged, self.size)
+        if stage.axes:
+            kernel = ops.reshape(kernel, (*stage.extents, self.shared, self.contracted, self.new))
+            return getattr(self, f"_{stage.op}")(inputs, kernel)
+        kernel = ops.reshape(kernel, (self.shared, self.contracted, self.new))
+        return getattr(self, f"_{stage.op}")(inputs, kernel)
+
+    def _matmul(self, inputs, kernel):
+        # (..., carried * contracted) @ (contracted, new) -> (..., carried * new)
+        flat = ops.reshape(inputs, (-1, self.contracted))
+        outputs = ops.matmul(flat, kernel[0])
+        return ops.reshape(outputs, (*leading(inputs), self.carried * self.new))
+
+    def _scale(self, inputs, kernel):
+        # (..., carried, shared, 1) * (shared, new) -> (..., carried, shared, new)
+        spread = ops.reshape(inputs, (-1, self.carried, self.shared, 1))
+        outputs = ops.multiply(spread, ops.reshape(kernel, (self.shared, self.new)))
+        return ops.reshape(outputs, (*leading(inputs), self._width_after()))
+
+    def _stacked(self, inputs, kernel):
+        # (positions * carried, shared, contracted) -> (shared, positions * carried, contracted)
+        stack = ops.reshape(inputs, (-1, self.shared, self.contracted))
+        outputs = ops.matmul(ops.transpose(stack, (1, 0, 2)), kernel)
+        outputs = ops.transpose(outputs, (1, 0, 2))
+        return ops.reshape(outputs, (*leading(inputs), self._width_after()))
+
+    def _conv(self, inputs, kernel):
+        kernel = ops.reshape(kernel, (*self.stage.extents, self.contracted, self.new))
+        return self.convolve(inputs, kernel, self.stage.axes)
+
+    def _depthwise(self, inputs, kernel):
+        # one kernel for each shared channel, the same for all carried ones
+        kernel = ops.reshape(kernel, (*self.stage.extents, self.shared, self.new))
+        if self.carried > 1:
+            tiles = (1,) * len(self.stage.extents) + (self.carried, 1)
+            kernel = ops.tile(kernel, tiles)
+        return self.depthwise(inputs, kernel, self.stage.axes)
+
+    def _batched(self, inputs, kernel):
+        # (B, *spatial, carried, contracted) -> (carried * B, *spatial, contracted)
+        *spatial, _ = ops.shape(inputs)[1:]
+        stack = ops.reshape(inputs, (-1, self.carried, self.contracted))
+        stack = ops.transpose(stack, (1, 0, 2))
+        stack = ops.reshape(stack, (*_one_unknown((-1, *spatial)), self.contracted))
+        outputs = self._conv(stack, kernel)
+        lead = leading(outputs)
+        outputs = ops.reshape(outputs, (self.carried, -1, self.new))
+        outputs = ops.transpose(outputs, (1, 0, 2))
+        batch = ops.shape(inputs)[0]
+        lead = _one_unknown((batch if isinstance(batch, int) else -1, *lead[1:]))
+        return ops.reshape(outputs, (*lead, self.carried * self.new))
+
+    def _block(self, inputs, kernel):
+        # a kernel for every (carried, shared) block on the diagonal of one wide convolution
+        extents, blocks = self.stage.extents, self.carried * self.shared
+        if self.carried > 1:
+            tiles = (1,) * len(extents) + (self.carried, 1, 1)
+            kernel = ops.tile(kernel, tiles)
+        kernel = ops.reshape(kernel, (*extents, blocks, self.contracted, 1, self.new))
+        eye = ops.reshape(ops.eye(blocks, dtype=kernel.dtype), (blocks, 1, blocks, 1))
+        wide = (*extents, blocks * self.contracted, blocks * self.new)
+        kernel = ops.reshape(ops.multiply(kernel, eye), wide)
+        return self.convolve(inputs, kernel, self.stage.axes)
+
+    def _width_after(self) -> int:
+        return self.carried * self.shared * self.new
+
+
+def leading(array) -> tuple:
+    """All axes but the last, as a reshape target: at most one -1, dynamic sizes else."""
+    return _one_unknown(tuple(ops.shape(array)[:-1]))
+
+
+def _one_unknown(shape: tuple) -> tuple:
+    unknown = [axis for axis, extent in enumerate(shape) if not isinstance(extent, int)]
+    if len(unknown) == 1 and -1 not in [
+        shape[axis] for axis in range(len(shape)) if axis not in unknown
+    ]:
+        return tuple(-1 if axis == unknown[0] else extent for axis, extent in enumerate(shape))
+    return shape
+
+
+def _reorder(array, labels: Labels, wanted: Labels, size: Mapping[str, int]):
+    """Bring the labels that are flattened into the last axis into another order."""
+    if labels == wanted:
+        return array
+    split = ops.reshape(array, (-1, *(size[label] for label in labels)))
+    axes = (0, *(1 + labels.index(label) for label in wanted))
+    width = math.prod(size[label] for label in labels)
+    return ops.reshape(ops.transpose(split, axes), (*leading(array), width))

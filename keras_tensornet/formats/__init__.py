@@ -1,0 +1,43 @@
+"""The table of formats: each is a few lines of labels and one decomposition.
+
+A new format is one function of labels, one decomposition, one row here and one row in the tests.
+"""
+
+from keras_tensornet import validation
+from keras_tensornet.formats import chains
+from keras_tensornet.formats.base import Format, Rank
+
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        Format("tr", "tensor ring", chains.tensor_ring, chains.decompose_ring),
+        Format(
+            "tt",
+            "tensor train",
+            chains.tensor_train,
+            chains.decompose_train,
+            spatial="separate",
+            tensorize=False,
+            rank_argument=chains.inner_ranks,
+        ),
+        Format(
+            "ttm",
+            "tensor-train matrix",
+            chains.tt_matrix,
+            chains.decompose_train,
+            rank_argument=chains.inner_ranks,
+        ),
+    )
+}
+
+
+def get(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        ValueError: if there is no such format.
+    """
+    return FORMATS[validation.one_of("format", name, tuple(FORMATS))]
+
+
+__all__ = ["FORMATS", "Format", "Rank", "get"]

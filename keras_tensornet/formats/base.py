@@ -1,0 +1,96 @@
+"""What a format is: labels for a network, a decomposition, and the meaning of `rank`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+
+from keras_tensornet import validation
+from keras_tensornet.modes import KernelModes
+from keras_tensornet.networks import Network
+
+Rank = int | Sequence[int]
+GROUP = "g"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One tensor format: everything that is not computed from labels alone.
+
+    Attributes:
+        name: the short name that users write, for example "tr".
+        title: the name in words.
+        build: `(modes, rank) -> Network`, the labels and sizes of the cores.
+        decompose: `(tensor, network, **how) -> cores`. The tensor's axes are
+            `network.mode_labels`. `how` is exactly one of `ranks=True` (cores of exactly the
+            network's sizes), `eps=` or `energy=` (ranks chosen by the threshold).
+        spatial: whether a convolution's spatial modes are "joint" or "separate" by default.
+        tensorize: whether channel counts of convolutions are split into modes by default.
+        rank_argument: the `rank` argument that gives a network its bond sizes.
+    """
+
+    name: str
+    title: str
+    build: Callable[[KernelModes, Rank], Network]
+    decompose: Callable[..., list[np.ndarray]]
+    spatial: str = "joint"
+    tensorize: bool = True
+    rank_argument: Callable[[Network], Rank] = attrgetter("rank")
+
+
+def channel_labels(modes: KernelModes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Labels of the inputs ("i0", ...) and outputs ("g" for groups, then "o0", ...)."""
+    inputs = tuple(f"i{axis}" for axis in range(len(modes.in_modes)))
+    outputs = tuple(f"o{axis}" for axis in range(len(modes.out_modes)))
+    return inputs, (GROUP, *outputs) if modes.groups > 1 else outputs
+
+
+def spatial_labels(modes: KernelModes) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """`(label, extents)` of each spatial mode: ("s0", (3, 3)) or ("s0", (3,)), ("s1", (3,))."""
+    return tuple((f"s{axis}", extents) for axis, extents in enumerate(modes.spatial))
+
+
+def mode_sizes(modes: KernelModes) -> dict[str, int]:
+    """The size of every mode label."""
+    inputs, outputs = channel_labels(modes)
+    sizes = dict(zip(inputs, modes.in_modes, strict=True))
+    for label, extents in spatial_labels(modes):
+        sizes[label] = int(np.prod(extents))
+    out_sizes = (modes.groups, *modes.out_modes) if modes.groups > 1 else modes.out_modes
+    return sizes | dict(zip(outputs, out_sizes, strict=True))
+
+
+def make_network(name: str, modes: KernelModes, cores: list, bonds: dict[str, int]) -> Network:
+    """A `Network` from cores of labels, the modes, and the sizes of the bonds."""
+    inputs, outputs = channel_labels(modes)
+    sizes = mode_sizes(modes) | bonds
+    return Network(
+        cores=tuple(tuple(core) for core in cores),
+        sizes=tuple(sizes.items()),
+        in_labels=inputs,
+        out_labels=outputs,
+        spatial=spatial_labels(modes),
+        group_label=GROUP if modes.groups > 1 else None,
+        name=name,
+    )
+
+
+def expand_rank(rank: object, num_bonds: int, name: str, bonds: str) -> tuple[int, ...]:
+    """A rank argument as one size per bond; an int stands for all of them.
+
+    Raises:
+        TypeError: if a rank is no integer.
+        ValueError: if a rank is below 1 or their number is wrong.
+    """
+    if not isinstance(rank, (tuple, list)):
+        return (validation.positive_int("rank", rank),) * num_bonds
+    ranks = validation.int_tuple("rank", rank)
+    if len(ranks) != num_bonds:
+        raise ValueError(
+            f"`rank` of a {name} network with these modes must be an integer or a tuple of "
+            f"{num_bonds} integers ({bonds}). Received: rank={ranks}, which has {len(ranks)}."
+        )
+    return ranks

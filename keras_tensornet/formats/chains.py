@@ -1,0 +1,102 @@
+"""Chain formats: tensor ring, tensor train, and tensor-train matrix.
+
+All three string their cores on one chain of bonds. A tensor ring (Zhao et al. 2016; Tensor Ring
+Nets, Wang et al. 2018) closes it; a tensor train (Oseledets 2011; on the permuted kernel, Gabor &
+Zdunek 2022) has boundary ranks of 1; a tensor-train matrix (Novikov et al. 2015; for convolutions
+Garipov et al. 2016) gives each core a pair of modes, one input and one output.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+import numpy as np
+
+from keras_tensornet import decompositions
+from keras_tensornet.formats.base import (
+    GROUP,
+    Rank,
+    channel_labels,
+    expand_rank,
+    make_network,
+    spatial_labels,
+)
+from keras_tensornet.modes import KernelModes
+from keras_tensornet.networks import Network
+
+
+def tensor_ring(modes: KernelModes, rank: Rank) -> Network:
+    """Cores (r_k, n_k, r_k+1) on a closed chain: inputs, spatial modes, outputs (TRN, eq. 2)."""
+    chain = _mode_chain(modes)
+    if len(chain) == 1:
+        expand_rank(rank, 1, "tr", "r0")
+        return make_network("tr", modes, chain, {})
+    ranks = expand_rank(rank, len(chain), "tr", f"r0 to r{len(chain) - 1}, r0 closing the ring")
+    labels = [f"r{bond}" for bond in range(len(chain))]
+    closed = [*labels[1:], labels[0]]
+    cores = [(left, *mode, right) for left, mode, right in zip(labels, chain, closed, strict=True)]
+    return make_network("tr", modes, cores, dict(zip(labels, ranks, strict=True)))
+
+
+def tensor_train(modes: KernelModes, rank: Rank) -> Network:
+    """Cores (r_k, n_k, r_k+1) on an open chain: inputs, spatial modes, outputs.
+
+    With channels left whole and separate spatial modes these are the four factors of the permuted
+    kernel (C, D, D, T) of Gabor & Zdunek 2022, eq. (8).
+    """
+    return _open_chain("tt", modes, _mode_chain(modes), rank)
+
+
+def tt_matrix(modes: KernelModes, rank: Rank) -> Network:
+    """Cores (r_k, i_k, o_k, r_k+1) on an open chain, spatial modes first (Garipov et al. 2016)."""
+    inputs, outputs = channel_labels(modes)
+    groups = [(GROUP,)] if modes.groups > 1 else []
+    outputs = tuple(label for label in outputs if label != GROUP)
+    pairs = [
+        tuple(label for label in pair if label is not None) for pair in zip_longest(inputs, outputs)
+    ]
+    spatial = [(label,) for label, _ in spatial_labels(modes)]
+    return _open_chain("ttm", modes, [*spatial, *groups, *pairs], rank)
+
+
+def inner_ranks(network: Network) -> tuple[int, ...]:
+    """The bonds of an open chain without its boundary ranks of 1."""
+    return network.rank[1:-1]
+
+
+def decompose_ring(tensor: np.ndarray, network: Network, ranks=None, **threshold) -> list:
+    """TR-SVD, then TR-ALS, of a tensor whose axes are the network's modes."""
+    if len(network.cores) == 1:
+        return [tensor]
+    if ranks:
+        return decompositions.tr_als(tensor, ranks=network.rank)
+    return decompositions.tr_svd(tensor, **threshold)
+
+
+def decompose_train(tensor: np.ndarray, network: Network, ranks=None, **threshold) -> list:
+    """TT-SVD of a tensor whose axes are the network's modes, grouped as its cores are."""
+    modes = set(network.mode_labels)
+    groups, axis = [], 0
+    for core in network.cores:
+        width = sum(label in modes for label in core)
+        groups.append(tuple(range(axis, axis + width)))
+        axis += width
+    if ranks:
+        threshold = {"ranks": inner_ranks(network)}
+    return decompositions.grouped_tt_svd(tensor, groups, **threshold)
+
+
+def _mode_chain(modes: KernelModes) -> list[tuple[str, ...]]:
+    inputs, outputs = channel_labels(modes)
+    spatial = [label for label, _ in spatial_labels(modes)]
+    return [(label,) for label in (*inputs, *spatial, *outputs)]
+
+
+def _open_chain(name: str, modes: KernelModes, chain: list, rank: Rank) -> Network:
+    inner = len(chain) - 1
+    ranks = (1, *expand_rank(rank, inner, name, f"r1 to r{inner}"), 1)
+    labels = [f"r{bond}" for bond in range(len(ranks))]
+    cores = [
+        (left, *mode, right) for left, mode, right in zip(labels, chain, labels[1:], strict=False)
+    ]
+    return make_network(name, modes, cores, dict(zip(labels, ranks, strict=True)))

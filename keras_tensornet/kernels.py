@@ -1,0 +1,200 @@
+"""The factorized kernel: a sublayer that owns the cores of a network.
+
+Layers ask it for the merged kernel, for the plan that computes them, and for the norm of the
+kernel from its cores. Cores are kept and merged in the variable dtype (float32 under mixed
+precision) and cast once, after merging.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_tensornet import compiled, formats
+from keras_tensornet.contraction import kernel_plan, to_keras_layout
+from keras_tensornet.contraction.norms import norm_plan
+from keras_tensornet.formats import Format
+from keras_tensornet.initializers import core_initializers
+from keras_tensornet.modes import KernelModes
+from keras_tensornet.networks import Network
+
+
+class FactorizedKernel(keras.layers.Layer):
+    """Cores of one network as variables, standing for a dense kernel in Keras layout.
+
+    Args:
+        network: the cores.
+        modes: what the modes of the network stand for in the dense kernel.
+        initializer: a Keras initializer of the merged kernel.
+        regularizer: a Keras regularizer of the merged kernel.
+        constraint: a Keras constraint; the kernel used is `constraint(merged)`, except that
+            `NonNeg` is put on the cores, which keeps the merged kernel non-negative as well.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        modes: KernelModes,
+        initializer,
+        regularizer=None,
+        constraint=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.network = network
+        self.modes = modes
+        self.initializer = initializer
+        self.kernel_regularizer = regularizer
+        self.core_constraint = constraint if _is_nonneg(constraint) else None
+        self.kernel_constraint = None if _is_nonneg(constraint) else constraint
+        self.cores = []
+
+    def build(self, input_shape=None):
+        """Create one variable per core."""
+        shape = self.modes.kernel_shape
+        drawn = core_initializers(self.initializer, self.network, shape)
+        if drawn is None:
+            drawn = self._decomposed_initializers(shape)
+        for position, core_shape in enumerate(self.network.core_shapes):
+            core = self.add_weight(
+                name=f"core_{position}",
+                shape=core_shape,
+                initializer=drawn[position],
+                constraint=self.core_constraint,
+                autocast=False,
+            )
+            self.cores.append(core)
+        if self.kernel_regularizer is not None:
+            # One penalty for the whole kernel, counted once like that of a dense kernel.
+            self.cores[0].regularizer = lambda core: self.penalty()
+        self.built = True
+
+    def merged(self):
+        """The dense kernel in Keras layout, in the dtype of the cores."""
+        kernel = kernel_plan(self.network).run([core.value for core in self.cores], ops)
+        kernel = to_keras_layout(kernel, self.modes, ops)
+        return self.kernel_constraint(kernel) if self.kernel_constraint else kernel
+
+    def value(self):
+        """The merged kernel by the compiled merge path: what `layer.kernel` returns."""
+        cores = [core.value for core in self.cores]
+        kernel = compiled.merge_network(self.network, self.modes, cores)
+        return self.kernel_constraint(kernel) if self.kernel_constraint else kernel
+
+    def penalty(self):
+        """The regularizer's value on the merged kernel; L2 is computed from the cores alone."""
+        regularizer = self.kernel_regularizer
+        l2_only = isinstance(regularizer, keras.regularizers.L2) or (
+            isinstance(regularizer, keras.regularizers.L1L2) and not float(regularizer.l1)
+        )
+        if l2_only and self.kernel_constraint is None and self.modes.padding == (0, 0):
+            return regularizer.l2 * self.squared_norm()
+        return regularizer(self.merged())
+
+    def squared_norm(self):
+        """Sum of squares of the merged kernel, by contracting the cores with themselves."""
+        return norm_plan(self.network).run([core.value for core in self.cores], ops)
+
+    def assign(self, arrays) -> None:
+        """Set the cores from arrays of their shapes."""
+        for core, array in zip(self.cores, arrays, strict=True):
+            core.assign(ops.convert_to_tensor(array, dtype=core.dtype))
+
+    def _decomposed_initializers(self, shape: tuple[int, ...]) -> list:
+        """Initializers that draw the dense kernel, decompose it, and hand out its cores."""
+        drawn = {}
+
+        def core(position, core_shape, dtype=None):
+            if not drawn:
+                kernel = ops.convert_to_numpy(self.initializer(shape, dtype="float32"))
+                drawn["cores"] = decompose_kernel(kernel, self.network, self.modes)
+            return ops.convert_to_tensor(drawn["cores"][position], dtype=dtype)
+
+        return [partial(core, position) for position in range(len(self.network.cores))]
+
+    def compute_output_shape(self, input_shape=None):
+        """The shape of the dense kernel."""
+        return self.modes.kernel_shape
+
+
+def tensorize_kernel(kernel: np.ndarray, network: Network, modes: KernelModes) -> np.ndarray:
+    """A dense kernel in Keras layout as a tensor whose axes are `network.mode_labels`.
+
+    Args:
+        kernel: (*kernel_size, in_size, groups * out_size).
+        network: whose modes are wanted.
+        modes: the same modes with the unpadded sizes.
+
+    Raises:
+        ValueError: if the kernel has another shape.
+    """
+    kernel = np.asarray(kernel)
+    if kernel.shape != modes.kernel_shape:
+        raise ValueError(
+            f"A kernel must have the shape of the dense kernel in Keras layout, "
+            f"{modes.kernel_shape}. Received: shape {kernel.shape}."
+        )
+    extra_in, extra_out = modes.padding
+    kernel = kernel.reshape(*modes.kernel_size, modes.in_size, modes.groups, modes.out_size)
+    lead = [(0, 0)] * len(modes.kernel_size)
+    kernel = np.pad(kernel, [*lead, (0, extra_in), (0, 0), (0, extra_out)])
+    labels = network.kernel_labels
+    kernel = kernel.reshape(network.sizes_of(labels))
+    return kernel.transpose([labels.index(label) for label in network.mode_labels])
+
+
+def decompose_kernel(
+    kernel: np.ndarray, network: Network, modes: KernelModes, **threshold
+) -> list[np.ndarray]:
+    """Cores whose merge is near a dense kernel: at the network's ranks, or by a threshold.
+
+    Args:
+        kernel: dense kernel in Keras layout.
+        network: the cores wanted; its format is found by its name.
+        modes: the modes of the kernel.
+        **threshold: `energy=` or `eps=` to choose ranks, nothing to use those of the network.
+
+    Raises:
+        ValueError: for a network of the user's own, which has no decomposition, or a kernel of
+            the wrong shape.
+    """
+    format = format_of(network)
+    tensor = tensorize_kernel(kernel, network, modes)
+    how = threshold or {"ranks": True}
+    return [np.asarray(core) for core in format.decompose(tensor, network, **how)]
+
+
+def format_of(network: Network) -> Format:
+    """The named format that a network belongs to."""
+    if network.name not in formats.FORMATS:
+        known = ", ".join(repr(name) for name in formats.FORMATS)
+        raise ValueError(
+            f"Only networks of a named format ({known}) can be decomposed into. Received: a "
+            f"{network.name} network. Assign its cores one by one through `layer.cores`."
+        )
+    return formats.get(network.name)
+
+
+def network_of_cores(network: Network, cores: list[np.ndarray]) -> Network:
+    """The network with the bond sizes that some cores have."""
+    size = dict(network.sizes)
+    for labels, core in zip(network.cores, cores, strict=True):
+        size.update(zip(labels, core.shape, strict=True))
+    return network.with_ranks(tuple(size[bond] for bond in network.bonds))
+
+
+def relative_error(network: Network, modes: KernelModes, cores, kernel: np.ndarray) -> float:
+    """Frobenius norm of (merged - kernel) over that of the kernel; 0 for a zero kernel met."""
+    wide = [np.asarray(core, dtype="float64") for core in cores]
+    merged = to_keras_layout(kernel_plan(network).run(wide, np), modes, np)
+    norm = math.sqrt(float(np.sum(np.square(kernel, dtype="float64"))))
+    error = float(np.linalg.norm((merged - kernel).ravel()))
+    return error / norm if norm else error
+
+
+def _is_nonneg(constraint) -> bool:
+    return isinstance(constraint, keras.constraints.NonNeg)

@@ -1,0 +1,14 @@
+"""Keras layers whose kernels are tensor networks."""
+
+from keras_tensornet.layers.conv import FactorizedConv2D, TRConv2D, TTConv2D, TTMConv2D
+from keras_tensornet.layers.dense import FactorizedDense, TRDense, TTDense
+
+__all__ = [
+    "FactorizedConv2D",
+    "FactorizedDense",
+    "TRConv2D",
+    "TRDense",
+    "TTConv2D",
+    "TTDense",
+    "TTMConv2D",
+]

@@ -1,0 +1,362 @@
+"""What all factorized layers have in common: arguments, the kernel, and ways in and out.
+
+`FactorizedMethods` is mixed into the layers that hold a `FactorizedKernel`. It keeps no state of
+its own; each layer names its dense twin and describes its kernel's modes, and gets from here
+`.cores`, `.kernel`, `.plan`, `assign_kernel`, `from_layer`, `to_dense_layer` and the configuration.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import keras
+import numpy as np
+from keras import activations, constraints, initializers, ops, regularizers
+
+from keras_tensornet import formats, validation
+from keras_tensornet.contraction import IMPLEMENTATIONS, Plan
+from keras_tensornet.formats import Format
+from keras_tensornet.initializers import MergedVarianceScaling
+from keras_tensornet.kernels import (
+    FactorizedKernel,
+    decompose_kernel,
+    network_of_cores,
+    relative_error,
+)
+from keras_tensornet.modes import KernelModes
+from keras_tensornet.networks import Network, clip_ranks
+
+# Batch that plans assume where the batch is unknown.
+BATCH_HINT = 32
+# Configuration of a dense layer that has no meaning for a factorized one.
+DENSE_ONLY = ("lora_rank", "lora_alpha", "quantization_config")
+
+
+class FactorizedMethods:
+    """Methods of every layer whose kernel is a tensor network."""
+
+    format: str | None = None
+
+    def _set_arguments(
+        self,
+        rank,
+        format,
+        network,
+        in_modes,
+        out_modes,
+        implementation,
+        activation,
+        use_bias,
+        kernel_initializer,
+        bias_initializer,
+        kernel_regularizer,
+        bias_regularizer,
+        kernel_constraint,
+        bias_constraint,
+    ) -> None:
+        """Check and keep the arguments that all factorized layers share."""
+        self._format = _resolve_format(type(self).format, format, network)
+        self.network_argument = _resolve_network(network)
+        self.rank = _resolve_rank(rank, network)
+        self.in_modes = _resolve_mode_argument("in_modes", in_modes)
+        self.out_modes = _resolve_mode_argument("out_modes", out_modes)
+        self.implementation = validation.one_of("implementation", implementation, IMPLEMENTATIONS)
+        self.activation = activations.get(activation)
+        self.use_bias = use_bias
+        if kernel_initializer is None:
+            kernel_initializer = MergedVarianceScaling()
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        reparametrised = self.kernel_constraint is not None and not isinstance(
+            self.kernel_constraint, constraints.NonNeg
+        )
+        if reparametrised and implementation == "factorized":
+            raise ValueError(
+                "A `kernel_constraint` acts on the merged kernel, so the layer has to merge it. "
+                "Received: implementation='factorized' with kernel_constraint="
+                f"{self.kernel_constraint}. Use implementation='auto' or 'reconstructed'."
+            )
+        if reparametrised:
+            self._forced = "reconstructed"
+        else:
+            self._forced = None
+
+    def _build_kernel(self, modes: KernelModes) -> None:
+        """Create the sublayer with the cores, and the bias."""
+        network = self.network_argument
+        if network is None:
+            network = formats.get(self._format).build(modes, self.rank)
+            clipped = clip_ranks(network)
+            if clipped is not network:
+                network, self.rank = clipped, formats.get(self._format).rank_argument(clipped)
+        else:
+            _check_fits(network, modes)
+        self._kernel = FactorizedKernel(
+            network,
+            modes,
+            self.kernel_initializer,
+            self.kernel_regularizer,
+            self.kernel_constraint,
+            name="kernel",
+            dtype=self.dtype_policy,
+        )
+        self._kernel.build()
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(modes.groups * modes.out_size,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    @property
+    def network(self) -> Network:
+        """The labels and sizes of the cores."""
+        return self._built_kernel().network
+
+    @property
+    def modes(self) -> KernelModes:
+        """The modes of the kernel; printing it shows any padding."""
+        return self._built_kernel().modes
+
+    @property
+    def cores(self) -> list:
+        """The trainable variables whose merge is the kernel, in the order of `network.cores`."""
+        return list(self._built_kernel().cores)
+
+    @property
+    def kernel(self):
+        """The merged dense kernel as a tensor in Keras layout, by the compiled merge path."""
+        return self._built_kernel().value()
+
+    @property
+    def plan(self) -> Plan:
+        """How inference is computed for the batch at hand; print it to see the choice."""
+        self._built_kernel()
+        return self.plan_for()
+
+    def assign_kernel(self, kernel) -> float:
+        """Decompose a dense kernel into the cores, at the layer's ranks.
+
+        Args:
+            kernel: array in Keras layout, of the dense layer's kernel shape.
+
+        Returns:
+            The relative error |merged - kernel| / |kernel| in the Frobenius norm.
+
+        Raises:
+            ValueError: if the kernel has another shape; the cores are then unchanged.
+        """
+        holder = self._built_kernel()
+        kernel = ops.convert_to_numpy(kernel)
+        cores = decompose_kernel(kernel, holder.network, holder.modes)
+        holder.assign(cores)
+        return relative_error(holder.network, holder.modes, cores, kernel)
+
+    @classmethod
+    def from_layer(cls, layer, rank=None, energy=None, eps=None, **kwargs):
+        """A factorized layer that stands for a trained dense one.
+
+        Args:
+            layer: a built layer of the dense kind, see `dense_class`.
+            rank: rank of the cores, or
+            energy: share in (0, 1] of squared singular values that each unfolding keeps, or
+            eps: relative error allowed for the whole kernel. Exactly one of the three.
+            **kwargs: further arguments of this class, such as `in_modes` or `implementation`.
+
+        Returns:
+            A built layer of this class with the same name, bias, activation and other settings,
+            whose merged kernel is near the given layer's.
+
+        Raises:
+            TypeError: if the layer is of another kind.
+            ValueError: if it is not built, or not exactly one of rank, energy, eps is given.
+        """
+        _check_source(cls, layer)
+        threshold = _one_threshold(rank, energy, eps)
+        config = {
+            key: value for key, value in layer.get_config().items() if key not in DENSE_ONLY
+        } | kwargs
+        kernel = ops.convert_to_numpy(layer.kernel)
+        if threshold:
+            rank = _ranks_for(cls, layer, config, kernel, threshold)
+        result = cls.from_config(config | {"rank": rank})
+        result.build(_input_shape_of(result, kernel))
+        result.assign_kernel(kernel)
+        if layer.use_bias:
+            result.bias.assign(layer.bias)
+        return result
+
+    def to_dense_layer(self):
+        """The dense Keras layer with the merged kernel, the same bias and the same settings."""
+        holder = self._built_kernel()
+        config = self.get_config()
+        own = ("rank", "format", "network", "in_modes", "out_modes", "implementation", "spatial")
+        config = {key: value for key, value in config.items() if key not in own}
+        config["kernel_initializer"] = "zeros"
+        dense = self.dense_class().from_config(config)
+        dense.build(_input_shape_of(self, np.empty(holder.modes.kernel_shape, "int8")))
+        weights = [self.kernel] + ([self.bias.value] if self.use_bias else [])
+        dense.set_weights([ops.convert_to_numpy(weight) for weight in weights])
+        return dense
+
+    def enable_lora(self, *args, **kwargs):
+        """Refused: the kernel has low rank already."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no dense kernel to add a low-rank update to. Train its "
+            "cores, or convert it with `to_dense_layer()` and call `enable_lora` on the result."
+        )
+
+    def quantize(self, mode=None, *args, **kwargs):
+        """Refused: quantise the dense twin instead."""
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot be quantised in place. Received: mode={mode!r}. Convert "
+            "it with `to_dense_layer()` and call `quantize` on the result."
+        )
+
+    def _common_config(self) -> dict:
+        """The shared arguments as plain values."""
+        config = {
+            "rank": self.rank,
+            "in_modes": self.in_modes,
+            "out_modes": self.out_modes,
+            "implementation": self.implementation,
+            "activation": activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": constraints.serialize(self.kernel_constraint),
+            "bias_constraint": constraints.serialize(self.bias_constraint),
+        }
+        if type(self).format is None:
+            config["format"] = self._format
+            network = self.network_argument
+            config["network"] = None if network is None else network.to_config()
+        return config
+
+    def _built_kernel(self) -> FactorizedKernel:
+        if not self.built:
+            raise AttributeError(
+                f"Layer '{self.name}' has no cores yet. Call it on data or `build` it first."
+            )
+        return self._kernel
+
+
+def _resolve_format(fixed: str | None, format: str | None, network) -> str | None:
+    if fixed is not None and format not in (None, fixed):
+        raise ValueError(
+            f"This layer's format is {fixed!r}. Received: format={format!r}. Use the layer of that "
+            "format, or a Factorized layer, which takes any."
+        )
+    if network is not None:
+        if format is not None or fixed is not None:
+            raise ValueError(
+                "Give either `format` or a `network` of your own, not both. Received: "
+                f"format={format or fixed!r} and network={network}."
+            )
+        return None
+    return formats.get(fixed or format or "tr").name
+
+
+def _resolve_network(network) -> Network | None:
+    if isinstance(network, dict):
+        return Network.from_config(network)
+    if network is not None and not isinstance(network, Network):
+        raise TypeError(
+            "`network` must be a keras_tensornet.Network. Received: "
+            f"{network!r} of type {type(network).__name__}. Build one with `Network.parse`."
+        )
+    return network
+
+
+def _resolve_rank(rank, network):
+    if network is not None:
+        if rank is not None:
+            raise ValueError(
+                "A `network` of your own has its sizes already; leave `rank` out. "
+                f"Received: rank={rank!r}."
+            )
+        return None
+    if isinstance(rank, (list, tuple)):
+        return validation.int_tuple("rank", rank)
+    return validation.positive_int("rank", rank)
+
+
+def _resolve_mode_argument(name: str, modes):
+    if modes is None:
+        return None
+    if isinstance(modes, (list, tuple)):
+        return validation.int_tuple(name, modes)
+    return validation.positive_int(name, modes)
+
+
+def _check_fits(network: Network, modes: KernelModes) -> None:
+    spans = network.kernel_modes().kernel_shape
+    if spans != modes.kernel_shape:
+        raise ValueError(
+            "The network's modes must multiply to the shape of the layer's kernel in Keras layout, "
+            f"{modes.kernel_shape}. Received a network that spans {spans}: {network}."
+        )
+
+
+def _check_source(cls, layer) -> None:
+    kind = cls.dense_class()
+    if type(layer) is not kind:
+        raise TypeError(
+            f"{cls.__name__}.from_layer takes a keras.layers.{kind.__name__}. Received: "
+            f"{layer!r} of type {type(layer).__name__}."
+        )
+    if not layer.built:
+        raise ValueError(f"Layer '{layer.name}' is not built, so it has no kernel to decompose.")
+    if layer.quantization_mode is not None:
+        raise ValueError(
+            f"Layer '{layer.name}' is quantised to {layer.quantization_mode}; decompose the "
+            "layer before it is quantised."
+        )
+
+
+def _one_threshold(rank, energy, eps) -> dict:
+    given = {"rank": rank, "energy": energy, "eps": eps}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(
+            f"Give exactly one of `rank`, `energy` and `eps`. Received: {given or 'none of them'}."
+        )
+    if "energy" in given:
+        validation.fraction("energy", energy)
+    given.pop("rank", None)
+    return given
+
+
+def _ranks_for(cls, layer, config: dict, kernel: np.ndarray, threshold: dict):
+    """The ranks that a threshold gives, in the form that the `rank` argument takes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        probe = cls.from_config(config | {"rank": 1, "kernel_initializer": "zeros"})
+        probe.build(_input_shape_of(probe, kernel))
+    cores = decompose_kernel(kernel, probe.network, probe.modes, **threshold)
+    network = network_of_cores(probe.network, cores)
+    return formats.get(probe._format).rank_argument(network)
+
+
+def _input_shape_of(layer, kernel: np.ndarray) -> tuple:
+    """An input shape from which a layer builds to a kernel of that shape."""
+    channels = kernel.shape[-2] * getattr(layer, "groups", 1)
+    spatial = (None,) * (kernel.ndim - 2)
+    if getattr(layer, "data_format", "channels_last") == "channels_first":
+        return (None, channels, *spatial)
+    return (None, *spatial, channels)
+
+
+def serialisable(cls):
+    """Register a layer class under the package's name, so that saved models load by import."""
+    return keras.saving.register_keras_serializable(package="keras_tensornet")(cls)

@@ -1,0 +1,183 @@
+"""Dense layers whose kernel is a tensor network.
+
+Sources: Tensor Ring Nets (Wang et al. 2018, section 3.1) for `TRDense`; Tensorizing Neural
+Networks (Novikov et al. 2015) for `TTDense`.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from keras_tensornet import validation
+from keras_tensornet.contraction import Plan, Workload, make_plan
+from keras_tensornet.execution import leading, run_plan
+from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods, serialisable
+from keras_tensornet.modes import kernel_modes
+
+
+@serialisable
+class FactorizedDense(FactorizedMethods, keras.layers.Layer):
+    """A `keras.layers.Dense` whose kernel is a tensor network of any format, or of your own.
+
+    Computes `activation(x @ kernel + bias)`, where the kernel is the merge of small cores. The
+    kernel is merged only where a plan finds that faster; see `.plan`.
+
+    Args:
+        units: size of the output.
+        rank: bond sizes: an int for all, or a tuple as the format takes it.
+        format: name of the format, "tr" by default.
+        network: a `keras_tensornet.Network` of your own, instead of `format` and `rank`.
+        in_modes: factors of the input size, or how many; None picks balanced ones.
+        out_modes: factors of `units`, or how many; None picks balanced ones.
+        implementation: "factorized" applies the cores in stages, "reconstructed" merges the
+            kernel and runs the dense product, "auto" chooses by predicted time.
+        kernel_initializer: of the merged kernel; by default `MergedVarianceScaling()`.
+        kernel_regularizer: of the merged kernel; an L2 penalty is computed from the cores.
+        kernel_constraint: of the merged kernel, which is then always merged.
+        activation, use_bias, bias_initializer, bias_regularizer, activity_regularizer,
+            bias_constraint, **kwargs: as in `keras.layers.Dense`.
+
+    Input shape:
+        (batch, ..., input size)
+
+    Output shape:
+        (batch, ..., units)
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if modes do not multiply to the sizes, or a rank is below 1 or of the wrong
+            length.
+    """
+
+    def __init__(
+        self,
+        units,
+        rank=None,
+        format=None,
+        network=None,
+        in_modes=None,
+        out_modes=None,
+        activation=None,
+        use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        implementation="auto",
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.units = validation.positive_int("units", units)
+        self._set_arguments(
+            rank,
+            format,
+            network,
+            in_modes,
+            out_modes,
+            implementation,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            bias_regularizer,
+            kernel_constraint,
+            bias_constraint,
+        )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True
+
+    @staticmethod
+    def dense_class():
+        """The dense twin."""
+        return keras.layers.Dense
+
+    def build(self, input_shape):
+        """Create the cores and the bias for inputs (batch, ..., input size)."""
+        in_size = input_shape[-1]
+        if in_size is None:
+            raise ValueError(
+                "The last axis of the inputs must be known when the layer is built. Received: "
+                f"input shape {tuple(input_shape)}. Give the size, for example in keras.Input."
+            )
+        in_modes, out_modes = self.in_modes, self.out_modes
+        if self.network_argument is not None:
+            spanned = self.network_argument.kernel_modes()
+            in_modes, out_modes = spanned.in_modes, spanned.out_modes
+        self._build_kernel(kernel_modes(in_size, self.units, in_modes, out_modes))
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: in_size})
+        self.built = True
+
+    def plan_for(self, batch_size: int | None = None, training: bool = False) -> Plan:
+        """The plan for a batch size (times all axes but the last), forward or training."""
+        workload = Workload(rows=batch_size or BATCH_HINT, training=training)
+        return make_plan(self.network, workload, self._forced or self.implementation)
+
+    def call(self, inputs, training=None):
+        """Apply the cores by the plan for this batch, then bias and activation."""
+        rows = 1
+        for extent in inputs.shape[:-1]:
+            rows *= extent or BATCH_HINT
+        plan = self.plan_for(rows, bool(training))
+        outputs = self._product(inputs, plan)
+        if self.bias is not None:
+            outputs = ops.add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _product(self, inputs, plan: Plan):
+        if plan.implementation == "reconstructed":
+            kernel = ops.cast(self._kernel.merged(), inputs.dtype)
+            return ops.matmul(inputs, kernel)
+        in_padding, _ = self.modes.padding
+        flat = ops.reshape(inputs, (-1, self.modes.in_size))
+        if in_padding:
+            flat = ops.pad(flat, ((0, 0), (0, in_padding)))
+        cores = [core.value for core in self._kernel.cores]
+        outputs = run_plan(plan, flat, cores, self.network.size)
+        return ops.reshape(outputs[:, : self.units], (*leading(inputs), self.units))
+
+    def compute_output_shape(self, input_shape):
+        """(batch, ..., units)"""
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        """All arguments as plain values."""
+        return {**super().get_config(), "units": self.units, **self._common_config()}
+
+
+@serialisable
+class TRDense(FactorizedDense):
+    """Dense layer with a tensor-ring kernel (Wang et al. 2018): cores (r, n, r) on a ring.
+
+    `rank` is an int or one size per bond; R^2 times the sum of all modes are its parameters.
+
+    Example:
+
+    >>> layer = TRDense(300, rank=15, in_modes=(4, 7, 4, 7), out_modes=(3, 4, 5, 5))
+    >>> layer.build((None, 784))
+    >>> layer.network.num_params
+    8775
+    """
+
+    format = "tr"
+
+
+@serialisable
+class TTDense(FactorizedDense):
+    """Dense layer with a TT-matrix kernel (Novikov et al. 2015): cores (r, i_k, o_k, r').
+
+    `rank` is an int or the inner ranks, one fewer than the cores.
+
+    Example:
+
+    >>> layer = TTDense(625, rank=4, in_modes=(7, 4, 7, 4), out_modes=(5, 5, 5, 5))
+    >>> layer.build((None, 784))
+    >>> layer.count_params()
+    1725
+    """
+
+    format = "ttm"

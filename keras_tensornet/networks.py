@@ -1,0 +1,296 @@
+"""Tensor networks as data: a list of cores, each a tuple of index labels.
+
+A kernel in any format is one `Network`: which labels each core carries, how large each label is,
+and which labels are the kernel's own modes. A label that is no mode is a *bond*; it is summed over
+when the cores are merged. A bond may join two cores (tensor train, tensor ring), several (the
+shared index of CP, the block index of block-term Tucker), and a mode may appear in several cores.
+
+Everything else in this package (merging, contraction plans, initial variance, counts, convolution
+stages) is computed from these labels, so a network of your own works wherever a named format does:
+
+>>> net = Network.parse("i0 a, a i1 o0 b, b o1", dict(i0=4, i1=4, o0=4, o1=8, a=3, b=3))
+>>> net.kernel_modes().kernel_shape, net.num_params
+((16, 32), 180)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from keras_tensornet import validation
+from keras_tensornet.modes import KernelModes
+
+Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Cores as tuples of labels, and which labels are the modes of the kernel.
+
+    Attributes:
+        cores: labels of each core, in the order of its axes.
+        sizes: `(label, size)` of every label.
+        in_labels: labels of the input modes, most significant first.
+        out_labels: labels of the output modes, most significant first; the label of the groups of
+            a grouped convolution, where there is one, comes first.
+        spatial: `(label, extents)` of each spatial mode; a joint 3x3 mode is `("s0", (3, 3))`.
+        group_label: the label of the groups, or None.
+        name: what `repr` and errors call the network.
+    """
+
+    cores: tuple[Labels, ...]
+    sizes: tuple[tuple[str, int], ...]
+    in_labels: Labels
+    out_labels: Labels
+    spatial: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    group_label: str | None = None
+    name: str = field(default="custom", compare=False)
+
+    def __post_init__(self):
+        _check_network(self)
+
+    @classmethod
+    def parse(
+        cls,
+        cores: str,
+        sizes: Mapping[str, int],
+        inputs: str | None = None,
+        outputs: str | None = None,
+        spatial: Mapping[str, tuple[int, ...]] | None = None,
+        name: str = "custom",
+    ) -> Network:
+        """Build a network from a string of cores such as `"i0 a, a i1 o0 b, b o0"`.
+
+        Args:
+            cores: labels separated by spaces, cores separated by commas.
+            sizes: the size of every label (spatial labels may be left out).
+            inputs: input labels, most significant first; by default the labels that begin with
+                "i", sorted.
+            outputs: output labels; by default those that begin with "o", sorted.
+            spatial: extents of each spatial label, for example `{"s": (3, 3)}`.
+            name: what the network is called when printed.
+
+        Raises:
+            ValueError: if a label has no size, a mode is in no core, or a core is empty.
+        """
+        core_labels = tuple(tuple(core.split()) for core in cores.split(","))
+        known = sorted({label for core in core_labels for label in core}, key=_natural)
+        spatial_modes = tuple((spatial or {}).items())
+        all_sizes = {label: math.prod(extents) for label, extents in spatial_modes} | dict(sizes)
+        for label in known:
+            if label not in all_sizes:
+                raise ValueError(
+                    f"Every label needs a size. `{label}` of network {cores!r} has none. "
+                    f"Received: sizes={dict(sizes)}."
+                )
+        return cls(
+            cores=core_labels,
+            sizes=tuple((label, all_sizes[label]) for label in known),
+            in_labels=_select(inputs, known, "i"),
+            out_labels=_select(outputs, known, "o"),
+            spatial=tuple((label, tuple(extents)) for label, extents in spatial_modes),
+            name=name,
+        )
+
+    @cached_property
+    def size(self) -> dict[str, int]:
+        """The size of each label."""
+        return dict(self.sizes)
+
+    @cached_property
+    def mode_labels(self) -> Labels:
+        """The labels of the kernel's modes, in the order in which the cores carry them."""
+        modes = {*self.in_labels, *self.out_labels, *(label for label, _ in self.spatial)}
+        return tuple(label for label in dict.fromkeys(sum(self.cores, ())) if label in modes)
+
+    @cached_property
+    def bonds(self) -> Labels:
+        """The labels that are summed over when cores are merged."""
+        modes = set(self.mode_labels)
+        return tuple(label for label in dict.fromkeys(sum(self.cores, ())) if label not in modes)
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """The sizes of the bonds, in the order in which the cores carry them."""
+        return tuple(self.size[label] for label in self.bonds)
+
+    @property
+    def core_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each core."""
+        return tuple(tuple(self.size[label] for label in core) for core in self.cores)
+
+    @property
+    def num_params(self) -> int:
+        """Number of entries in all cores."""
+        return sum(math.prod(shape) for shape in self.core_shapes)
+
+    @property
+    def kernel_labels(self) -> Labels:
+        """The mode labels in the order of the Keras kernel: spatial, inputs, outputs."""
+        return (*(label for label, _ in self.spatial), *self.in_labels, *self.out_labels)
+
+    def sizes_of(self, labels: Labels) -> tuple[int, ...]:
+        """The sizes of some labels."""
+        return tuple(self.size[label] for label in labels)
+
+    def count(self, labels) -> int:
+        """The product of the sizes of some labels."""
+        return math.prod(self.size[label] for label in labels)
+
+    def kernel_modes(self) -> KernelModes:
+        """The modes of the kernel that the network spans, without any padding."""
+        groups = self.size[self.group_label] if self.group_label else 1
+        out_labels = tuple(label for label in self.out_labels if label != self.group_label)
+        return KernelModes(
+            in_size=self.count(self.in_labels),
+            out_size=self.count(out_labels),
+            in_modes=self.sizes_of(self.in_labels),
+            out_modes=self.sizes_of(out_labels),
+            spatial=tuple(extents for _, extents in self.spatial),
+            groups=groups,
+        )
+
+    def with_ranks(self, rank: tuple[int, ...]) -> Network:
+        """The same network with other bond sizes, in the order of `bonds`."""
+        sizes = self.size | dict(zip(self.bonds, rank, strict=True))
+        return Network(
+            self.cores,
+            tuple(sizes.items()),
+            self.in_labels,
+            self.out_labels,
+            self.spatial,
+            self.group_label,
+            self.name,
+        )
+
+    def to_config(self) -> dict:
+        """The network as plain lists and dicts, from which `from_config` builds it again."""
+        return {
+            "cores": [list(core) for core in self.cores],
+            "sizes": dict(self.sizes),
+            "in_labels": list(self.in_labels),
+            "out_labels": list(self.out_labels),
+            "spatial": [[label, list(extents)] for label, extents in self.spatial],
+            "group_label": self.group_label,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> Network:
+        """The network that `to_config` described."""
+        return cls(
+            cores=tuple(tuple(core) for core in config["cores"]),
+            sizes=tuple(config["sizes"].items()),
+            in_labels=tuple(config["in_labels"]),
+            out_labels=tuple(config["out_labels"]),
+            spatial=tuple((label, tuple(extents)) for label, extents in config["spatial"]),
+            group_label=config["group_label"],
+            name=config["name"],
+        )
+
+    def __str__(self) -> str:
+        cores = ", ".join(
+            "(" + " ".join(f"{label}={self.size[label]}" for label in core) + ")"
+            for core in self.cores
+        )
+        return (
+            f"{self.name} network of {len(self.cores)} cores, {self.num_params:,} params: {cores}"
+        )
+
+
+def largest_useful_ranks(network: Network) -> tuple[int, ...]:
+    """The bond sizes above which a bond of this network cannot add anything.
+
+    A bond between two cores is useful up to the product of the other sizes of either core; a bond
+    shared by several cores (CP) up to the product of all modes but the largest one it touches.
+    Applied until nothing changes, which gives a tensor train its exact limits,
+    min(product of the modes to the left, product of the modes to the right).
+    """
+    size = dict(network.sizes)
+    changed = True
+    while changed:
+        changed = False
+        for bond in network.bonds:
+            limit = _bond_limit(network, bond, size)
+            if size[bond] > limit:
+                size[bond], changed = limit, True
+    return tuple(size[bond] for bond in network.bonds)
+
+
+def _bond_limit(network: Network, bond: str, size: Mapping[str, int]) -> int:
+    holders = [core for core in network.cores if bond in core]
+    others = [math.prod(size[label] for label in core if label != bond) for core in holders]
+    if len(holders) <= 2:
+        return min(others)
+    return math.prod(others) // max(others)
+
+
+def clip_ranks(network: Network) -> Network:
+    """The network with each bond cut to what its modes allow; warns where it cuts."""
+    useful = largest_useful_ranks(network)
+    if useful == network.rank:
+        return network
+    cuts = [
+        f"{asked} -> {used}"
+        for asked, used in zip(network.rank, useful, strict=True)
+        if asked != used
+    ]
+    warnings.warn(
+        f"Some ranks of the {network.name} network are above what the modes allow and would only "
+        f"waste parameters; they are cut: {', '.join(cuts)}. Ranks used: {useful}.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return network.with_ranks(useful)
+
+
+def _check_network(network: Network) -> None:
+    size = dict(network.sizes)
+    carried = Counter(label for core in network.cores for label in set(core))
+    modes = (*network.in_labels, *network.out_labels, *(label for label, _ in network.spatial))
+    if not network.cores or any(not core for core in network.cores):
+        raise ValueError(
+            f"A network needs at least one core and no core may be empty. "
+            f"Received: cores={network.cores}."
+        )
+    for core in network.cores:
+        if len(set(core)) != len(core):
+            raise ValueError(f"A label may appear once in a core. Received: core={core}.")
+    for label in modes:
+        if modes.count(label) > 1:
+            raise ValueError(
+                f"A label is one mode only: input, output or spatial. `{label}` is several. "
+                f"Received: modes={modes}."
+            )
+        if label not in carried:
+            raise ValueError(f"Every mode must be in a core. `{label}` is in none of them.")
+    for label in carried:
+        validation.positive_int(f"sizes[{label!r}]", size.get(label))
+        if carried[label] == 1 and label not in modes and size[label] > 1:
+            raise ValueError(
+                f"A bond joins at least two cores. `{label}` is in one core only and is no mode. "
+                "Name it in `inputs`, `outputs` or `spatial`, or give it to a second core."
+            )
+    for label, extents in network.spatial:
+        if math.prod(extents) != size[label]:
+            raise ValueError(
+                f"The extents of a spatial mode must multiply to its size. Received: "
+                f"{label}={size[label]}, extents={extents}."
+            )
+
+
+def _select(labels: str | None, known: list[str], prefix: str) -> Labels:
+    if labels is not None:
+        return tuple(labels.split())
+    return tuple(label for label in known if label.startswith(prefix))
+
+
+def _natural(label: str) -> tuple:
+    """Sort key that puts "i2" before "i10"."""
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", label))

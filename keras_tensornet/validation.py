@@ -1,0 +1,52 @@
+"""Checks of arguments, with errors that say the rule, the value received and the way out.
+
+Every public function checks its arguments through these few helpers before anything is built, so
+that a wrong argument leaves nothing half made.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Sequence
+
+
+def positive_int(name: str, value: object) -> int:
+    """Return `value` as an int of at least 1, or raise an error that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"`{name}` must be an integer. Received: {name}={value!r} of type "
+            f"{type(value).__name__}. Use a whole number such as {name}=4."
+        )
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}.")
+    return int(value)
+
+
+def int_tuple(name: str, value: object) -> tuple[int, ...]:
+    """Return `value` as a tuple of positive ints, or raise an error that names the argument."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"`{name}` must be a tuple of integers. Received: {name}={value!r} of type "
+            f"{type(value).__name__}."
+        )
+    return tuple(positive_int(f"{name}[{axis}]", entry) for axis, entry in enumerate(value))
+
+
+def one_of(name: str, value: object, choices: Sequence[str]) -> str:
+    """Return `value` if it is among `choices`, or raise an error that lists them."""
+    if value not in choices:
+        known = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}.")
+    return str(value)
+
+
+def fraction(name: str, value: object) -> float:
+    """Return `value` as a float in (0, 1], or raise an error that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"`{name}` must be a number in (0, 1]. Received: {name}={value!r} of type "
+            f"{type(value).__name__}."
+        )
+    if not 0.0 < value <= 1.0:
+        raise ValueError(f"`{name}` must lie in (0, 1]. Received: {name}={value}.")
+    return float(value)
