@@ -30,8 +30,8 @@ def block_term(tensor, ranks, num_blocks, axes=None, *, num_iter=50, tol=1e-6, p
         seed: seed of the padding and of blocks that find nothing left.
 
     Returns:
-        `[core, factor_1, factor_2, ...]` in the dtype of `tensor`: core (b, r_1, ..., r_d) with full
-        sizes off `axes`, factor k of shape (b, n_k, r_k).
+        `[core, factor_1, factor_2, ...]` in the dtype of `tensor`: core (b, r_1, ..., r_d) with
+        full sizes off `axes`, factor k of shape (b, n_k, r_k).
 
     Raises:
         ValueError: for ranks or blocks below 1, NaN, no axes.

@@ -32,7 +32,8 @@ def cp_als(
 
     Least squares alone often ends in rank-one terms that are huge and cancel, and fine-tuning such
     factors diverges. So the terms' norms are lowered afterwards while the error may grow by
-    at most `slack` (error-preserving correction, Phan et al. 2020, section 3).
+    at most `slack` (error-preserving correction: Phan et al. 2020, "Stable low-rank
+    tensor decomposition for compression of convolutional neural network").
 
     Args:
         tensor: array-like of shape (n_1, ..., n_d).
@@ -139,7 +140,7 @@ def _spread(factors, weights):
 
 
 def _smallest_rank(tensor, bound, strict, options):
-    """Double the rank until the error meets the bound, then bisect; the exact rank at the latest."""
+    """Double the rank until the error meets the bound, then bisect down to the smallest."""
     most = tensor.size // max(tensor.shape)
 
     def attempt(rank):

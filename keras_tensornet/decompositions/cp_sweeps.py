@@ -92,7 +92,7 @@ def condition(sweeps, factors, weights, slack, num_iter):
 
     With the other factors at unit columns, the sensitivity of mode k is |factor_k|^2, the sum of
     the terms' squared norms. Each update solves min |factor|^2 subject to error <= bound: a ridge
-    regression whose ridge is where the error meets the bound (Phan et al. 2020, equation 9).
+    regression whose ridge is where the error meets the bound (Phan et al. 2020).
     """
     _, _, error = sweeps.sweep(factors, solve_gram)
     bound = ((1 + slack) * error * sweeps.norm) ** 2

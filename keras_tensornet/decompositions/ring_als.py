@@ -1,7 +1,7 @@
 """Tensor rings by alternating least squares, from the best SVD start.
 
-Zhao et al., "Tensor ring decomposition" (2016), section 3.2: with all cores but one fixed, the ring
-is linear in that core. The normal equations are built from the cores' transfer matrices, so a
+Zhao et al., "Tensor ring decomposition" (2016), the TR-ALS: with all cores but one fixed, the
+ring is linear in that core. The normal equations are built from the cores' transfer matrices, so a
 sweep costs one contraction with the tensor for each core and never forms the design matrix.
 """
 

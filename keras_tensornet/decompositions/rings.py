@@ -1,6 +1,6 @@
 """Tensor rings by successive SVDs, with the best circular shift and the best first split.
 
-Zhao et al., "Tensor ring decomposition" (2016), Algorithm 1. A ring has no first core: the SVDs may
+Zhao et al., "Tensor ring decomposition" (2016), the TR-SVD. A ring has no first core: the SVDs may
 start at any axis, and the rank of the first SVD may be shared between its two bonds in
 several ways. Both choices change the error at given ranks a good deal, so they are tried.
 """
@@ -27,7 +27,7 @@ def tr_svd(tensor, ranks=None, eps=None, energy=None, *, shift=None, seed=0):
         ranks: int, or the d bond sizes (r_0, ..., r_{d-1}): r_0 lies between the last core and the
             first, r_k between core k and core k + 1.
         eps: the result's relative Frobenius error is at most `eps`; the first cut may lose
-            sqrt(2 / d) eps |tensor| and the others sqrt(1 / d) eps |tensor| (Zhao et al., eq. 9).
+            sqrt(2 / d) eps |tensor| and the others sqrt(1 / d) eps |tensor|.
         energy: each unfolding keeps the fewest singular values whose squares hold more than this
             share of the sum of squares.
         shift: the axis at which the SVDs start. None tries all and keeps the least error at given

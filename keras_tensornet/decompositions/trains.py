@@ -92,7 +92,7 @@ def grouped_tt_svd(tensor, groups, ranks=None, eps=None, energy=None, *, pad=Fal
     """Return a tensor train whose core k carries the axes `groups[k]` of `tensor`.
 
     `tt_svd` has one axis in each group and `ttm_svd` two. A convolution's TT-matrix with a spatial
-    core first (Garipov et al. 2016, equation 6) is `groups=((0, 1), (2, 4), (3, 5))` on
+    core first (Garipov et al. 2016) is `groups=((0, 1), (2, 4), (3, 5))` on
     (kh, kw, i_1, i_2, o_1, o_2).
 
     Args:

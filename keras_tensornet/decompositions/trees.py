@@ -1,7 +1,7 @@
 """Hierarchical Tucker: a binary tree of small cores over the modes, cut from leaves to root.
 
 Grasedyck, "Hierarchical singular value decomposition of tensors" (SIAM J. Matrix Anal. Appl. 31,
-2010), the leaves-to-root truncation of section 4.
+2010), its truncation from the leaves to the root.
 """
 
 import math

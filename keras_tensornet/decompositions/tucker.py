@@ -131,7 +131,7 @@ def project(tensor, axes, rules, seed=0):
 
 
 def iterate(tensor, axes, factors, num_iter, tol, core):
-    """Improve each factor in turn with the others fixed (De Lathauwer et al. 2000b, Algorithm 4.2).
+    """Improve each factor in turn with the others fixed (De Lathauwer et al. 2000, second paper).
 
     With orthonormal factors the squared error is |tensor|^2 - |core|^2, so a sweep that raises the
     core's norm lowers the error; ends when it no longer does.

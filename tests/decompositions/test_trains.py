@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_tensornet.decompositions import grouped_tt_svd, max_tt_ranks, tt_svd, ttm_svd
+
 from .references import (
     hilbert,
     merge_train,
@@ -71,7 +72,7 @@ def test_energy_is_asked_of_every_unfolding_of_the_rest():
     rest, rank = tensor, 1
     cores = tt_svd(tensor, energy=0.7)
     for core, mode in zip(cores[:-1], tensor.shape[:-1], strict=True):
-        left, values, right = np.linalg.svd(rest.reshape(rank * mode, -1), full_matrices=False)
+        _, values, right = np.linalg.svd(rest.reshape(rank * mode, -1), full_matrices=False)
         share = np.cumsum(values**2) / np.sum(values**2)
         rank = int(np.argmax(share > 0.7)) + 1
         assert core.shape[2] == rank

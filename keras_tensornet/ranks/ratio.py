@@ -1,0 +1,58 @@
+"""The largest uniform rank that fits a wanted share of a layer's parameters (or FLOPs)."""
+
+import operator
+
+
+def rank_for_ratio(count, dense, ratio, multiple=1):
+    """Return the largest rank whose count is at most `ratio * dense`.
+
+    One bisection serves every format: a tensor ring's count is quadratic in its rank, a CP's
+    linear, a Tucker's of higher degree, and the caller has the function for each already.
+
+    Args:
+        count: function of a rank (int >= 1) that returns parameters or FLOPs; must not fall.
+        dense: the dense layer's count in the same units.
+        ratio: share of `dense` to spend, above 0.
+        multiple: return a multiple of this (8 suits most hardware).
+
+    Returns:
+        The rank, at least `multiple`.
+
+    Raises:
+        ValueError: if not even the smallest rank fits, or no rank is too large (a count that stops
+            growing, as ranks that clip do), or an argument is out of range.
+        TypeError: if `multiple` is not an int.
+
+    Example:
+        >>> rank_for_ratio(lambda rank: 90 * rank**2, dense=9000, ratio=0.5)
+        7
+    """
+    multiple = operator.index(multiple)
+    if multiple < 1 or not ratio > 0 or not dense > 0:
+        raise ValueError(
+            "`multiple` must be at least 1, `ratio` and `dense` above 0. "
+            f"Received: multiple={multiple}, ratio={ratio}, dense={dense}."
+        )
+    budget = ratio * dense
+    if count(multiple) > budget:
+        raise ValueError(
+            f"No rank fits: `ratio` * `dense` must be at least the count of rank {multiple}. "
+            f"Received: ratio={ratio}, dense={dense}, count({multiple})={count(multiple)}. "
+            "Raise `ratio` or leave the layer dense."
+        )
+    fits, above = 1, 2  # in units of `multiple`
+    while count(above * multiple) <= budget:
+        if above * multiple > budget:
+            raise ValueError(
+                "`count` must grow with the rank: a rank holds at least one parameter. "
+                f"Received: count({above * multiple})={count(above * multiple)}, within the "
+                f"budget of {budget:g}. Count the asked ranks, not clipped ones."
+            )
+        fits, above = above, 2 * above
+    while above - fits > 1:
+        middle = (fits + above) // 2
+        if count(middle * multiple) <= budget:
+            fits = middle
+        else:
+            above = middle
+    return fits * multiple
