@@ -3,7 +3,13 @@
 from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.merging import MergePlan, kernel_plan, merge_plan, to_keras_layout
 from keras_tensornet.contraction.orders import ORDERS, merge_order
-from keras_tensornet.contraction.plans import IMPLEMENTATIONS, Plan, candidate_plans, make_plan
+from keras_tensornet.contraction.plans import (
+    IMPLEMENTATIONS,
+    Plan,
+    candidate_plans,
+    check_implementation,
+    make_plan,
+)
 from keras_tensornet.contraction.stages import Stage, Workload
 
 __all__ = [
@@ -15,6 +21,7 @@ __all__ = [
     "Stage",
     "Workload",
     "candidate_plans",
+    "check_implementation",
     "kernel_plan",
     "make_plan",
     "merge_order",

@@ -9,13 +9,13 @@ that it was chosen from.
 from __future__ import annotations
 
 import heapq
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count, product
 
-from keras_tensornet import validation
 from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.pairwise import Labels
 from keras_tensornet.contraction.stages import (
@@ -29,6 +29,7 @@ from keras_tensornet.contraction.stages import (
 from keras_tensornet.networks import Network
 
 IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
+CHAIN = re.compile(r"\d+(,\d+)*:[a-z]+( \| \d+(,\d+)*:[a-z]+)*")
 # Chains kept for exact preparation, and visits of each set of absorbed cores in the search.
 CHAINS = 8
 VISITS = 3
@@ -102,13 +103,14 @@ def make_plan(
         network: the cores.
         workload: batch and spatial sizes, forward or training.
         implementation: "reconstructed" merges the dense kernel; "factorized" does not; "auto"
-            takes the faster.
+            takes the faster; or a chain of stages as `Plan.describe` writes it.
         machine: rates for the prediction.
 
     Raises:
-        ValueError: for another implementation.
+        ValueError: for another implementation, or a chain that does not fit the network.
     """
-    validation.one_of("implementation", implementation, IMPLEMENTATIONS)
+    if implementation not in IMPLEMENTATIONS:
+        return _plan_of_chain(StageContext(network, workload, machine), implementation)
     plans = candidate_plans(network, workload, machine)
     allowed = [plan for plan in plans if implementation in ("auto", plan.implementation)] or plans
     listed = tuple((plan.describe(), plan.seconds) for plan in plans)
@@ -129,6 +131,45 @@ def candidate_plans(
     return tuple(sorted(plans, key=lambda plan: plan.seconds))
 
 
+def check_implementation(implementation: object) -> str:
+    """Return an implementation's name or a well-formed chain of stages, else raise an error.
+
+    >>> check_implementation("0,1:matmul | 2:conv | 3,4:matmul")
+    '0,1:matmul | 2:conv | 3,4:matmul'
+    """
+    if implementation in IMPLEMENTATIONS:
+        return str(implementation)
+    if isinstance(implementation, str) and CHAIN.fullmatch(implementation):
+        return implementation
+    known = ", ".join(repr(name) for name in IMPLEMENTATIONS)
+    raise ValueError(
+        f"`implementation` must be one of {known}, or a chain of stages as `plan.describe()` "
+        f"writes it, such as '0,1:matmul | 2:conv'. Received: implementation={implementation!r}."
+    )
+
+
+def _plan_of_chain(context: StageContext, text: str) -> Plan:
+    """The plan that `Plan.describe` wrote as text."""
+    parts = [part.split(":") for part in check_implementation(text).split(" | ")]
+    positions = [[int(core) for core in cores.split(",")] for cores, _ in parts]
+    if sorted(sum(positions, [])) != list(range(len(context.network.cores))):
+        raise ValueError(
+            "A chain of stages must name every core of the network exactly once. Received: "
+            f"{text!r} for {len(context.network.cores)} cores."
+        )
+    chain = tuple(sum(1 << core for core in cores) for cores in positions)
+    absorbed = 0
+    for group, (cores, op) in zip(chain, parts, strict=True):
+        possible = stage_ops(context, absorbed, group)
+        if op not in possible:
+            raise ValueError(
+                f"Cores {cores} can be applied here as {' or '.join(possible)}. Received: {op!r} "
+                f"in {text!r}."
+            )
+        absorbed |= group
+    return _plan_of(context, chain, tuple(op for _, op in parts))
+
+
 def _prepare(context: StageContext, chain: tuple[int, ...]) -> Iterator[Plan]:
     """The plans of a chain of groups, one for each choice of operations."""
     absorbed, choices = 0, []
@@ -136,12 +177,17 @@ def _prepare(context: StageContext, chain: tuple[int, ...]) -> Iterator[Plan]:
         choices.append(stage_ops(context, absorbed, group))
         absorbed |= group
     for ops in product(*choices):
-        stages, before, absorbed = [], context.start(), 0
-        for place, (group, op) in enumerate(zip(chain, ops, strict=True)):
-            following = chain[place + 1] if place + 1 < len(chain) else 0
-            stages.append(make_stage(context, absorbed, group, before, following, op))
-            before, absorbed = stages[-1].after, absorbed | group
-        yield Plan(tuple(stages), context.finish(), context.workload)
+        yield _plan_of(context, chain, ops)
+
+
+def _plan_of(context: StageContext, chain: tuple[int, ...], ops: tuple[str, ...]) -> Plan:
+    """The plan of a chain of groups with one operation for each."""
+    stages, before, absorbed = [], context.start(), 0
+    for place, (group, op) in enumerate(zip(chain, ops, strict=True)):
+        following = chain[place + 1] if place + 1 < len(chain) else 0
+        stages.append(make_stage(context, absorbed, group, before, following, op))
+        before, absorbed = stages[-1].after, absorbed | group
+    return Plan(tuple(stages), context.finish(), context.workload)
 
 
 def _cheapest_chains(context: StageContext) -> Iterator[tuple[int, ...]]:
@@ -211,4 +257,4 @@ def _approximate(context: StageContext, absorbed: int, group: int) -> float:
     taps = context.planner.count(spatial)
     ops = stage_ops(context, absorbed, group)
     seconds = min(predict(op, context.machine, rows, taps, *sizes) for op in ops)
-    return context.total(seconds + context.planner.seconds(group))
+    return context.total(seconds + context.merge_seconds(group))

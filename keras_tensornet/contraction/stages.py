@@ -36,6 +36,7 @@ class Workload:
         strides: of the convolution, `()` for dense.
         transposed: whether it is a transposed convolution.
         training: whether gradients are computed as well.
+        merged: whether the kernels of all stages are merged beforehand (a frozen layer).
     """
 
     rows: int = 32
@@ -44,6 +45,7 @@ class Workload:
     strides: tuple[int, ...] = ()
     transposed: bool = False
     training: bool = False
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,10 @@ class StageContext:
         )
         return self.workload.rows * math.prod(extents)
 
+    def merge_seconds(self, cores: int) -> float:
+        """Seconds of merging a set of cores; none where that is done beforehand."""
+        return 0.0 if self.workload.merged else self.planner.seconds(cores)
+
     def total(self, seconds: float) -> float:
         """Forward seconds, or those of forward and backward passes when training."""
         return seconds * TRAINING_FACTOR if self.workload.training else seconds
@@ -183,7 +189,7 @@ def make_stage(
     seconds = predict(op, context.machine, rows, taps, *sizes)
     if (*carried, *shared, *contracted) != before:
         seconds += context.machine.move(rows[0] * math.prod(sizes[:3]))
-    seconds = context.total(seconds + context.planner.seconds(group))
+    seconds = context.total(seconds + context.merge_seconds(group))
     positions = min(rows) if context.workload.transposed else rows[1]
     return Stage(
         cores=positions_in(group),
@@ -198,7 +204,8 @@ def make_stage(
         axes=axes,
         extents=tuple(extent if axis in axes else 1 for axis, extent in enumerate(kernel_size)),
         seconds=seconds,
-        flops=2 * positions * taps * math.prod(sizes) + merge.flops,
+        flops=2 * positions * taps * math.prod(sizes)
+        + (0 if context.workload.merged else merge.flops),
     )
 
 
