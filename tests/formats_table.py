@@ -1,0 +1,321 @@
+"""The one table of cases: every format in every kind of layer, on small odd shapes.
+
+A `Kind` is a layer's operation: its dense twin, its slow NumPy reference and the cases that can
+break it. A `Row` is one format in one kind. The law tests run over the whole table, so a new format
+or kind adds rows here and no test files:
+
+- a new format: one `Row` for each kind it comes in, added to `ROWS`;
+- a new kind: one `Kind` with its reference and cases, added to `KINDS`, and its rows.
+
+A law (or case) that has no meaning for a row is named in `skips` with the reason; it then shows up
+as skipped. `python -m tests.formats_table` prints the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tests import references
+
+LAWS = {
+    "reference": "outputs equal the slow NumPy reference, every case, every batch and size",
+    "plans": "every candidate plan gives the same outputs",
+    "kernel": "`.kernel` equals the einsum of all cores, in three merge orders",
+    "full rank": "`assign_kernel` at full rank returns the kernel",
+    "variance": "the merged kernel has the variance that the initializer aims at",
+    "initializers": "every Keras initializer keeps its meaning, seeds reproduce",
+    "gradients": "every core gets a non-zero gradient",
+    "saving": "`.keras`, weights, configuration and clones are bit-equal",
+    "precision": "mixed_bfloat16, mixed_float16 and float64",
+    "training": "fit with and without XLA; Sequential, Functional, subclassed; shared; frozen",
+    "penalty": "a kernel regularizer sees the merged kernel",
+    "constraint": "a kernel constraint holds for the merged kernel",
+    "conversion": "`from_layer` and `to_dense_layer` keep outputs and settings",
+    "refusals": "`quantize`, `enable_lora` and bad ranks raise, and leave nothing half built",
+    "export": "SavedModel, LiteRT and ONNX give the same outputs",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to call a kind of layer.
+
+    Attributes:
+        name: what the case is about.
+        input_shape: shape of the inputs without the batch.
+        arguments: arguments of the layer but for `rank`; also those of its dense twin, but for
+            the ones that dense layers do not know.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    arguments: Mapping = field(hash=False)
+
+
+def normal_inputs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Standard normal inputs, the default of `Kind.inputs`."""
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One layer operation.
+
+    Attributes:
+        name: "dense", "conv2d", ...
+        dense: name of the dense twin in `keras.layers`.
+        reference: `(layer, inputs, kernel, bias) -> outputs` in NumPy, without the activation.
+        cases: the first one is the plain case that laws run on which need only one.
+        inputs: `(shape with batch, seed) -> array`.
+        unknown: which axes of the input shape (without batch) may be unknown.
+        skips: laws that have no meaning for this kind, each with the reason.
+    """
+
+    name: str
+    dense: str
+    reference: Callable = field(hash=False)
+    cases: tuple[Case, ...]
+    inputs: Callable = field(default=normal_inputs, hash=False)
+    unknown: tuple[int, ...] = ()
+    skips: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One format in one kind.
+
+    Attributes:
+        format: name of the format.
+        kind: key of `KINDS`.
+        layer: name of the layer in `keras_tensornet.layers`.
+        rank: a small rank, an int that every case can take.
+        full_rank: an int that is enough for any kernel of the plain case; what is too much is cut.
+        arguments: further arguments of the layer that the format needs.
+        skips: laws and cases that this row leaves out, each with the reason.
+    """
+
+    format: str
+    kind: str
+    layer: str
+    rank: int = 2
+    full_rank: int = 1000
+    arguments: Mapping = field(default_factory=dict, hash=False)
+    skips: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def name(self) -> str:
+        """The row's name in test ids."""
+        return f"{self.format}-{self.kind}"
+
+    @property
+    def operation(self) -> Kind:
+        """The row's `Kind`."""
+        return KINDS[self.kind]
+
+    @property
+    def plain(self) -> Case:
+        """The case for laws that need only one."""
+        return self.operation.cases[0]
+
+    @property
+    def layer_class(self):
+        """The layer's class."""
+        from keras_tensornet import layers
+
+        return getattr(layers, self.layer)
+
+    def make(self, case: Case | None = None, **overrides):
+        """The layer of a case, not built."""
+        case = case or self.plain
+        arguments = {"rank": self.rank, **case.arguments, **self.arguments, **overrides}
+        return self.layer_class(**arguments)
+
+    def built(self, case: Case | None = None, **overrides):
+        """The layer of a case, built for an unknown batch, its bias not zero."""
+        case = case or self.plain
+        layer = self.make(case, **overrides)
+        layer.build((None, *case.input_shape))
+        if getattr(layer, "bias", None) is not None:
+            layer.bias.assign(normal_inputs(tuple(layer.bias.shape), seed=7))
+        return layer
+
+    def inputs(self, case: Case | None = None, batch: int = 3, seed: int = 0) -> np.ndarray:
+        """Inputs of a case."""
+        case = case or self.plain
+        return self.operation.inputs((batch, *case.input_shape), seed)
+
+    def why_not(self, law: str, case: Case | None = None) -> str | None:
+        """The reason why a law (or one of its cases) is left out, or None."""
+        skips = {**self.operation.skips, **self.skips}
+        return skips.get(law) or (skips.get(case.name) if case else None)
+
+
+def _dense_reference(layer, inputs, kernel, bias):
+    return references.dense(inputs, kernel, bias)
+
+
+def _conv_reference(layer, inputs, kernel, bias):
+    return references.conv(
+        inputs,
+        kernel,
+        bias,
+        strides=layer.strides,
+        padding=layer.padding,
+        dilation=layer.dilation_rate,
+        groups=layer.groups,
+        channels_first=layer.data_format == "channels_first",
+    )
+
+
+DENSE_CASES = (
+    Case("plain", (12,), {"units": 10, "in_modes": (3, 4), "out_modes": (2, 5)}),
+    Case("more axes", (2, 3, 12), {"units": 10}),
+    Case("modes of 1", (6,), {"units": 10, "in_modes": (1, 6), "out_modes": (5, 1, 2)}),
+    Case("unequal modes", (30,), {"units": 7, "in_modes": (2, 3, 5), "out_modes": (7,)}),
+    Case("padded modes", (37,), {"units": 41}),
+    Case("one input", (1,), {"units": 6, "out_modes": (2, 3)}),
+    Case("one unit", (8,), {"units": 1, "in_modes": (2, 4)}),
+    Case("one weight", (1,), {"units": 1}),
+    Case("no bias", (12,), {"units": 4, "use_bias": False}),
+)
+
+CONV2D_CASES = (
+    Case(
+        "plain",
+        (6, 5, 4),
+        {"filters": 6, "kernel_size": 3, "in_modes": (2, 2), "out_modes": (2, 3)},
+    ),
+    Case("same", (5, 6, 4), {"filters": 6, "kernel_size": (3, 2), "padding": "same"}),
+    Case("strides", (7, 8, 4), {"filters": 6, "kernel_size": 3, "strides": 2}),
+    Case(
+        "same strides",
+        (7, 8, 4),
+        {"filters": 6, "kernel_size": 3, "strides": (2, 2), "padding": "same"},
+    ),
+    Case("unequal strides", (7, 8, 4), {"filters": 4, "kernel_size": (2, 3), "strides": (2, 1)}),
+    Case("dilation", (9, 8, 4), {"filters": 6, "kernel_size": 3, "dilation_rate": 2}),
+    Case(
+        "unequal dilation",
+        (9, 8, 4),
+        {"filters": 6, "kernel_size": 3, "dilation_rate": (1, 2), "padding": "same"},
+    ),
+    Case(
+        "joint",
+        (5, 6, 4),
+        {"filters": 6, "kernel_size": 3, "spatial": "joint", "in_modes": 2, "out_modes": 2},
+    ),
+    Case(
+        "separate",
+        (7, 6, 4),
+        {
+            "filters": 6,
+            "kernel_size": (3, 2),
+            "spatial": "separate",
+            "strides": 2,
+            "padding": "same",
+            "in_modes": 2,
+            "out_modes": 2,
+        },
+    ),
+    Case(
+        "groups",
+        (5, 6, 8),
+        {"filters": 12, "kernel_size": 3, "groups": 2, "in_modes": (2, 2), "out_modes": (2, 3)},
+    ),
+    Case(
+        "groups strides",
+        (6, 6, 6),
+        {"filters": 3, "kernel_size": 2, "groups": 3, "strides": 2, "padding": "same"},
+    ),
+    Case("one channel", (6, 5, 1), {"filters": 6, "kernel_size": 3, "out_modes": (2, 3)}),
+    Case("one filter", (6, 5, 4), {"filters": 1, "kernel_size": 3}),
+    Case("pointwise strides", (5, 6, 4), {"filters": 6, "kernel_size": 1, "strides": 2}),
+    Case("flat kernel", (5, 6, 4), {"filters": 6, "kernel_size": (1, 3), "spatial": "separate"}),
+    Case(
+        "modes of 1",
+        (5, 6, 4),
+        {"filters": 6, "kernel_size": 2, "in_modes": (4, 1), "out_modes": (1, 6)},
+    ),
+    Case(
+        "padded modes", (4, 4, 37), {"filters": 41, "kernel_size": 2, "in_modes": 2, "out_modes": 2}
+    ),
+    Case(
+        "channels first",
+        (4, 6, 5),
+        {
+            "filters": 6,
+            "kernel_size": 3,
+            "strides": 2,
+            "padding": "same",
+            "data_format": "channels_first",
+        },
+    ),
+)
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("dense", "Dense", _dense_reference, DENSE_CASES),
+        Kind("conv2d", "Conv2D", _conv_reference, CONV2D_CASES, unknown=(0, 1)),
+    )
+}
+
+ROWS: tuple[Row, ...] = (
+    Row("tr", "dense", "TRDense"),
+    Row("ttm", "dense", "TTDense"),
+    Row("tt", "dense", "FactorizedDense", arguments={"format": "tt"}),
+    Row("tr", "conv2d", "TRConv2D"),
+    Row("tt", "conv2d", "TTConv2D"),
+    Row("ttm", "conv2d", "TTMConv2D"),
+)
+
+
+def rows(law: str) -> list:
+    """The rows as pytest parameters; those that leave the law out are skipped with the reason."""
+    return [_parameter(row.why_not(law), row.name, row) for row in _known(law)]
+
+
+def cases(law: str) -> list:
+    """`(row, case)` of the whole table as pytest parameters."""
+    return [
+        _parameter(row.why_not(law, case), f"{row.name}-{case.name}", row, case)
+        for row in _known(law)
+        for case in row.operation.cases
+    ]
+
+
+def _known(law: str) -> tuple[Row, ...]:
+    if law not in LAWS:
+        raise ValueError(f"No law is called {law!r}; there are {', '.join(LAWS)}.")
+    return ROWS
+
+
+def _parameter(reason: str | None, name: str, *values):
+    import pytest
+
+    marks = [pytest.mark.skip(reason=reason)] if reason else []
+    return pytest.param(*values, id=name.replace(" ", "_"), marks=marks)
+
+
+def markdown() -> str:
+    """The table of format x kind, with the laws that each row is held to."""
+    lines = ["| format | kind | layer | cases | laws | left out |", "|---|---|---|---|---|---|"]
+    for row in ROWS:
+        skips = {**row.operation.skips, **row.skips}
+        left_out = "; ".join(f"{name}: {reason}" for name, reason in skips.items()) or "none"
+        ran = sum(not row.why_not(law) for law in LAWS)
+        cases_run = sum(case.name not in skips for case in row.operation.cases)
+        lines.append(
+            f"| {row.format} | {row.kind} | `{row.layer}` | {cases_run} | {ran} of {len(LAWS)} "
+            f"| {left_out} |"
+        )
+    lines += ["", "| law | what it says |", "|---|---|"]
+    lines += [f"| {name} | {text} |" for name, text in LAWS.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())
