@@ -5,10 +5,27 @@
 cores, `Network` a tensor network of your own.
 """
 
-from keras_tensornet import decompositions, initializers, layers, models
-from keras_tensornet.compiled import merge
-from keras_tensornet.networks import Network
+import sys
 
 __version__ = "0.1.0"
+
+
+def _is_command_line() -> bool:
+    """True in `keras-tensornet ...` and `python -m keras_tensornet ...`.
+
+    Each command imports what it needs, so that `--help` does not wait seconds for Keras. All other
+    programs import the layers here, which registers them with Keras for `load_model`.
+    """
+    argv = getattr(sys, "argv", None) or [""]
+    if argv[0] == "-m":  # the module that Python is about to run precedes its arguments
+        return sys.orig_argv[-len(argv)] == "keras_tensornet"
+    program = argv[0].replace("\\", "/").rsplit("/", 1)[-1]
+    return program.removesuffix(".exe") == "keras-tensornet"
+
+
+if not _is_command_line():
+    from keras_tensornet import decompositions, initializers, layers, models
+    from keras_tensornet.compiled import merge
+    from keras_tensornet.networks import Network
 
 __all__ = ["Network", "__version__", "decompositions", "initializers", "layers", "merge", "models"]

@@ -1,0 +1,87 @@
+"""The command line: `keras-tensornet COMMAND`, also `python -m keras_tensornet COMMAND`.
+
+A command is one module with two functions, and one row in `COMMANDS`:
+
+    add_arguments(parser)           declares its arguments on an argparse parser
+    run(arguments) -> int | None    does the work; None is exit code 0
+
+Only the module of the chosen command is imported, so that `--help` does not wait for Keras; a
+module imports Keras inside `run`. A command that cannot go on raises `errors.CommandError`.
+
+Exit codes: 0 done; 1 something else failed, or a check did not hold; 2 wrong arguments, or
+something the user has to mend; 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keras_tensornet import __version__
+from keras_tensornet.errors import CommandError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        module: where its `add_arguments` and `run` are.
+        summary: one line for the list of commands; begins with a verb.
+    """
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # TensorFlow's C++ library reads this once, when it is loaded; a user's own setting wins.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        arguments = _parser(chosen=argv[0] if argv else None).parse_args(argv)
+        return arguments.run(arguments) or 0
+    except CommandError as error:
+        print(f"keras-tensornet: {_one_line(error)}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("keras-tensornet: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands, of which only the chosen one is imported and has arguments."""
+    parser = argparse.ArgumentParser(
+        prog="keras-tensornet",
+        description="Tensor-network compressed layers for Keras 3.",
+        epilog="`keras-tensornet COMMAND --help` explains one command.",
+    )
+    parser.add_argument("--version", action="version", version=f"keras-tensornet {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        description = command.summary[0].upper() + command.summary[1:] + "."
+        subparser = commands.add_parser(name, help=command.summary, description=description)
+        if name == chosen:
+            module = importlib.import_module(command.module)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
