@@ -14,7 +14,7 @@ from keras_tensornet.decompositions import arguments, svd, tucker
 from keras_tensornet.decompositions.cp_sweeps import Sweeps, condition, khatri_rao, normalized
 
 FINAL_SWEEPS = 5
-CONDITION_SWEEPS = 10
+CONDITION_SWEEPS = 30
 
 
 def cp_als(
@@ -74,7 +74,10 @@ def _fixed_rank(tensor, rank, num_iter, tol, slack, seed):
     exact_rank = tensor.size // max(tensor.shape)
     if tensor.ndim <= 2:
         return _from_svd(tensor, rank, seed)
-    if rank >= exact_rank or not tensor.any():
+    if not tensor.any():
+        nothing = [np.zeros((size, 0)) for size in tensor.shape]
+        return _spread(*_fill(nothing, np.zeros(0), rank, seed))
+    if rank >= exact_rank:
         return _spread(*_fibres(tensor, rank, seed))
     factors, weights = _fit(tensor, rank, num_iter, tol, seed)
     if slack > 0:

@@ -108,9 +108,10 @@ def _read_cores(cores):
 def _orthogonalize(cores):
     """Make every core but the last left-orthonormal without changing the train."""
     cores = list(cores)
-    for k, core in enumerate(cores[:-1]):
-        left, carry = np.linalg.qr(core.reshape(-1, core.shape[-1]))
-        cores[k] = left.reshape(len(core), -1, left.shape[1])
+    for k in range(len(cores) - 1):
+        before, _, after = cores[k].shape
+        left, carry = np.linalg.qr(cores[k].reshape(-1, after))
+        cores[k] = left.reshape(before, -1, left.shape[1])
         cores[k + 1] = np.tensordot(carry, cores[k + 1], 1)
     return cores
 

@@ -96,7 +96,7 @@ def test_ranks_beyond_the_start_are_put_to_use():
 def test_a_shift_must_be_an_axis():
     with pytest.raises(ValueError, match=r"`shift` must be an axis in \[0, 3\). Received: shift=3"):
         tr_svd(np.ones((2, 3, 4)), 1, shift=3)
-    with pytest.raises(ValueError, match="must hold 3 values, one for each of the 3 bonds"):
+    with pytest.raises(ValueError, match=r"must hold 3 values, one for each of the 3 bonds"):
         tr_svd(np.ones((2, 3, 4)), ranks=(1, 2))
 
 

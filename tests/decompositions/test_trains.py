@@ -124,7 +124,7 @@ def test_padding_leaves_no_dead_entries():
 @pytest.mark.filterwarnings("error")
 def test_a_rank_that_is_too_high_warns_with_the_rank_used():
     with pytest.warns(
-        UserWarning, match="rank 12 of bond 2 is above what the modes allow; using 9"
+        UserWarning, match=r"rank 12 of bond 2 is above what the modes allow; using 9"
     ):
         cores = tt_svd(np.ones((5, 5, 3, 3)), ranks=(5, 12, 3))
     assert _inner_ranks(cores) == (5, 9, 3)
@@ -141,9 +141,9 @@ def test_error_falls_with_rank():
 def test_the_modes_must_fit_the_matrix():
     with pytest.raises(ValueError, match=r"must have shape \(6, 4\) or \(2, 3, 2, 2\)"):
         ttm_svd(np.ones((6, 5)), (2, 3), (2, 2), ranks=1)
-    with pytest.raises(ValueError, match="same length"):
+    with pytest.raises(ValueError, match=r"same length"):
         ttm_svd(np.ones((6, 4)), (2, 3), (4,), ranks=1)
-    with pytest.raises(ValueError, match="exactly once"):
+    with pytest.raises(ValueError, match=r"exactly once"):
         grouped_tt_svd(np.ones((2, 3, 4)), ((0, 1), (1, 2)), ranks=1)
 
 

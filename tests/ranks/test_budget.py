@@ -77,9 +77,7 @@ def _network(num_layers, num_options):
     ):
         shares = np.linspace(0.02, 1, num_options)
         errors = np.exp(-decay * shares) - np.exp(-decay)
-        layers.append(
-            [(int(size * share), error) for share, error in zip(shares, errors, strict=True)]
-        )
+        layers.append(list(zip((size * shares).astype(int), errors, strict=True)))
     return layers, 0.25 * sum(options[-1][0] for options in layers)
 
 
