@@ -20,10 +20,15 @@ from keras_tensornet.contraction.stages import Stage
 Convolution = Callable[..., object]
 
 
+def stage_kernels(plan: Plan, cores: Sequence) -> list:
+    """The merged kernel of each stage of a plan, in the dtype of the cores."""
+    return [stage.merge.run(cores, ops) for stage in plan.stages]
+
+
 def run_plan(
     plan: Plan,
     inputs,
-    cores: Sequence,
+    kernels: Sequence,
     size: Mapping[str, int],
     convolve: Convolution | None = None,
     depthwise: Convolution | None = None,
@@ -33,7 +38,7 @@ def run_plan(
     Args:
         plan: the stages.
         inputs: (..., channels), the labels of `plan.stages[0].before` flattened into channels.
-        cores: all cores of the network; merged in their own dtype, cast to that of `inputs`.
+        kernels: of the stages, from `stage_kernels`; cast to the dtype of `inputs`.
         size: the size of each label.
         convolve: `(inputs, kernel, axes) -> outputs` with a kernel (*extents, in, out).
         depthwise: the same with a kernel (*extents, channels, depth).
@@ -42,8 +47,8 @@ def run_plan(
         outputs: (..., filters), the labels of `plan.finish` flattened into filters.
     """
     outputs = inputs
-    for stage in plan.stages:
-        kernel = ops.cast(stage.merge.run(cores, ops), inputs.dtype)
+    for stage, kernel in zip(plan.stages, kernels, strict=True):
+        kernel = ops.cast(kernel, inputs.dtype)
         outputs = _Running(stage, size, convolve, depthwise).apply(outputs, kernel)
     return _reorder(outputs, plan.stages[-1].after, plan.finish, size)
 

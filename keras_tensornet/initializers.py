@@ -149,7 +149,7 @@ def _zero_mean_variance(initializer) -> float | None:
         return (initializer.stddev * TRUNCATED_STDDEV) ** 2
     if isinstance(initializer, initializers.RandomNormal) and initializer.mean == 0:
         return initializer.stddev**2
-    if isinstance(initializer, initializers.RandomUniform):
-        if initializer.minval == -initializer.maxval:
-            return initializer.maxval**2 / 3
+    uniform = isinstance(initializer, initializers.RandomUniform)
+    if uniform and initializer.minval == -initializer.maxval:
+        return initializer.maxval**2 / 3
     return None

@@ -99,6 +99,16 @@ class FactorizedKernel(keras.layers.Layer):
         """Sum of squares of the merged kernel, by contracting the cores with themselves."""
         return norm_plan(self.network).run([core.value for core in self.cores], ops)
 
+    def lock(self) -> None:
+        """Refuse new values for the cores, whoever assigns them, because merged copies exist."""
+        for core in self.cores:
+            core.assign = _refuse_assignment
+
+    def unlock(self) -> None:
+        """Allow new values for the cores again."""
+        for core in self.cores:
+            vars(core).pop("assign", None)
+
     def assign(self, arrays) -> None:
         """Set the cores from arrays of their shapes."""
         for core, array in zip(self.cores, arrays, strict=True):
@@ -194,6 +204,13 @@ def relative_error(network: Network, modes: KernelModes, cores, kernel: np.ndarr
     norm = math.sqrt(float(np.sum(np.square(kernel, dtype="float64"))))
     error = float(np.linalg.norm((merged - kernel).ravel()))
     return error / norm if norm else error
+
+
+def _refuse_assignment(value):
+    raise RuntimeError(
+        "The cores of a frozen layer are merged already and cannot be given new values. Call "
+        "keras_tensornet.unfreeze(model) first."
+    )
 
 
 def _is_nonneg(constraint) -> bool:

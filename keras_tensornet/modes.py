@@ -125,7 +125,7 @@ def balanced_modes(size: int, num_modes: int | None = None) -> tuple[int, ...]:
 
     Returns:
         Modes with product `size` where balanced factors exist, `(size,)` for a small size that
-        has none, else the most balanced modes of a product at most 3 % larger. `()` for a size of 1.
+        has none, else the most balanced modes of a product at most 3 % larger. `()` for size 1.
 
     >>> balanced_modes(784), balanced_modes(31), balanced_modes(50257, 3)
     ((4, 4, 7, 7), (31,), (34, 37, 40))

@@ -152,7 +152,8 @@ def _plan_of_chain(context: StageContext, text: str) -> Plan:
     """The plan that `Plan.describe` wrote as text."""
     parts = [part.split(":") for part in check_implementation(text).split(" | ")]
     positions = [[int(core) for core in cores.split(",")] for cores, _ in parts]
-    if sorted(sum(positions, [])) != list(range(len(context.network.cores))):
+    named = sorted(core for cores in positions for core in cores)
+    if named != list(range(len(context.network.cores))):
         raise ValueError(
             "A chain of stages must name every core of the network exactly once. Received: "
             f"{text!r} for {len(context.network.cores)} cores."

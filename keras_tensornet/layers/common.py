@@ -8,14 +8,15 @@ its own; each layer names its dense twin and describes its kernel's modes, and g
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import activations, constraints, initializers, ops, regularizers
 
 from keras_tensornet import formats, validation
-from keras_tensornet.contraction import IMPLEMENTATIONS, Plan
-from keras_tensornet.formats import Format
+from keras_tensornet.contraction import Plan, Workload, check_implementation, make_plan
+from keras_tensornet.execution import stage_kernels
 from keras_tensornet.initializers import MergedVarianceScaling
 from keras_tensornet.kernels import (
     FactorizedKernel,
@@ -30,6 +31,13 @@ from keras_tensornet.networks import Network, clip_ranks
 BATCH_HINT = 32
 # Configuration of a dense layer that has no meaning for a factorized one.
 DENSE_ONLY = ("lora_rank", "lora_alpha", "quantization_config")
+
+
+class Frozen(NamedTuple):
+    """A plan and the merged kernels of its stages."""
+
+    plan: Plan
+    kernels: list
 
 
 class FactorizedMethods:
@@ -60,7 +68,7 @@ class FactorizedMethods:
         self.rank = _resolve_rank(rank, network)
         self.in_modes = _resolve_mode_argument("in_modes", in_modes)
         self.out_modes = _resolve_mode_argument("out_modes", out_modes)
-        self.implementation = validation.one_of("implementation", implementation, IMPLEMENTATIONS)
+        self.implementation = _resolve_implementation(implementation)
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         if kernel_initializer is None:
@@ -74,16 +82,14 @@ class FactorizedMethods:
         reparametrised = self.kernel_constraint is not None and not isinstance(
             self.kernel_constraint, constraints.NonNeg
         )
-        if reparametrised and implementation == "factorized":
+        if reparametrised and implementation not in ("auto", "reconstructed"):
             raise ValueError(
                 "A `kernel_constraint` acts on the merged kernel, so the layer has to merge it. "
-                "Received: implementation='factorized' with kernel_constraint="
+                f"Received: implementation={implementation!r} with kernel_constraint="
                 f"{self.kernel_constraint}. Use implementation='auto' or 'reconstructed'."
             )
-        if reparametrised:
-            self._forced = "reconstructed"
-        else:
-            self._forced = None
+        self._reparametrised = reparametrised
+        self._frozen = None
 
     def _build_kernel(self, modes: KernelModes) -> None:
         """Create the sublayer with the cores, and the bias."""
@@ -137,9 +143,61 @@ class FactorizedMethods:
 
     @property
     def plan(self) -> Plan:
-        """How inference is computed for the batch at hand; print it to see the choice."""
+        """How inference is computed; print it to see the choice and what it was chosen from."""
         self._built_kernel()
-        return self.plan_for()
+        return self._frozen.plan if self._frozen else self.plan_for()
+
+    def _make_plan(self, workload: Workload) -> Plan:
+        """The plan for a workload, by this layer's implementation."""
+        chosen = self.implementation
+        if isinstance(chosen, dict):
+            chosen = chosen["training" if workload.training else "inference"]
+        return make_plan(
+            self.network, workload, "reconstructed" if self._reparametrised else chosen
+        )
+
+    def _plan_and_kernels(self, training: bool, **sizes) -> tuple[Plan, list]:
+        """The plan for these sizes and the merged kernels of its stages."""
+        if self._frozen:
+            if training:
+                raise RuntimeError(
+                    f"Layer '{self.name}' is frozen: its cores are merged and cannot be trained. "
+                    "Call keras_tensornet.unfreeze(model) first."
+                )
+            return self._frozen
+        plan = self.plan_for(training=training, **sizes)
+        return plan, self._kernels_of(plan)
+
+    def _kernels_of(self, plan: Plan) -> list:
+        if plan.implementation == "reconstructed":
+            return [self._kernel.merged()]
+        return stage_kernels(plan, [core.value for core in self._kernel.cores])
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the cores are merged beforehand, see `freeze`."""
+        return self._frozen is not None
+
+    def freeze(self, batch_size: int | None = None) -> None:
+        """Merge once, for inference: calls use the merged kernels until `unfreeze`.
+
+        The plan is chosen anew, merging counted as free, so that it is never slower than the dense
+        layer. Training a frozen layer, or assigning its cores, raises an error, so the merged
+        kernels are never stale.
+
+        Args:
+            batch_size: that the plan is chosen for.
+        """
+        holder = self._built_kernel()
+        plan = self.plan_for(batch_size, merged=True)
+        kernels = [ops.stop_gradient(kernel) for kernel in self._kernels_of(plan)]
+        self._frozen = Frozen(plan, kernels)
+        holder.lock()
+
+    def unfreeze(self) -> None:
+        """Undo `freeze`: merge in every call again, and allow training."""
+        self._built_kernel().unlock()
+        self._frozen = None
 
     def assign_kernel(self, kernel) -> float:
         """Decompose a dense kernel into the cores, at the layer's ranks.
@@ -289,6 +347,18 @@ def _resolve_rank(rank, network):
     if isinstance(rank, (list, tuple)):
         return validation.int_tuple("rank", rank)
     return validation.positive_int("rank", rank)
+
+
+def _resolve_implementation(implementation) -> str | dict:
+    """An implementation for all calls, or one for inference and one for training."""
+    if not isinstance(implementation, dict):
+        return check_implementation(implementation)
+    if set(implementation) != {"inference", "training"}:
+        raise ValueError(
+            "An `implementation` given as a dict must have the keys 'inference' and 'training'. "
+            f"Received: {implementation!r}."
+        )
+    return {phase: check_implementation(chain) for phase, chain in implementation.items()}
 
 
 def _resolve_mode_argument(name: str, modes):

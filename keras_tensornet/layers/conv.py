@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from keras_tensornet import formats, validation
-from keras_tensornet.contraction import Plan, Workload, make_plan
+from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan
 from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods, serialisable
 from keras_tensornet.modes import kernel_modes
@@ -140,8 +140,21 @@ class FactorizedConv(FactorizedMethods, keras.layers.Layer):
             "filters" if self.groups == 1 else "filters // groups",
         )
 
-    def plan_for(self, batch_size=None, training=False, extents=None) -> Plan:
-        """The plan for a batch size and spatial extents, forward or training."""
+    def plan_for(
+        self,
+        batch_size: int | None = None,
+        training: bool = False,
+        merged: bool = False,
+        extents: tuple | None = None,
+    ) -> Plan:
+        """The plan for a batch size and spatial extents.
+
+        Args:
+            batch_size: 32 where it is unknown.
+            training: whether gradients are computed as well.
+            merged: whether kernels are merged beforehand, as in a frozen layer.
+            extents: of the inputs; by default those that the layer was built with, or 32.
+        """
         extents = tuple(extent or EXTENT_HINT for extent in extents or self._extents)
         shape = self.compute_output_shape(self._with_channels((batch_size, *extents)))
         workload = Workload(
@@ -150,35 +163,37 @@ class FactorizedConv(FactorizedMethods, keras.layers.Layer):
             spatial_out=self._spatial_part(shape),
             strides=self.strides,
             training=training,
+            merged=merged,
         )
-        return make_plan(self.network, workload, self._forced or self.implementation)
+        return self._make_plan(workload)
 
     def call(self, inputs, training=None):
         """Apply the cores by the plan for these shapes, then bias and activation."""
         shape = tuple(inputs.shape)
-        plan = self.plan_for(shape[0], bool(training), self._spatial_part(shape))
+        plan, kernels = self._plan_and_kernels(
+            bool(training), batch_size=shape[0], extents=self._spatial_part(shape)
+        )
         if self.data_format == "channels_first":
             inputs = ops.transpose(inputs, (0, *range(2, self.ndim + 2), 1))
-        outputs = self._convolution(inputs, plan)
+        outputs = self._convolution(inputs, plan, kernels)
         if self.bias is not None:
             outputs = ops.add(outputs, self.bias)
         if self.data_format == "channels_first":
             outputs = ops.transpose(outputs, (0, self.ndim + 1, *range(1, self.ndim + 1)))
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _convolution(self, inputs, plan: Plan):
+    def _convolution(self, inputs, plan: Plan, kernels: list):
         """(B, *spatial, channels) -> (B, *spatial, filters), channels last."""
         if self.padding == "causal":
             left = self.dilation_rate[0] * (self.kernel_size[0] - 1)
             inputs = ops.pad(inputs, ((0, 0), (left, 0), (0, 0)))
         if plan.implementation == "reconstructed":
-            kernel = ops.cast(self._kernel.merged(), inputs.dtype)
+            kernel = ops.cast(kernels[0], inputs.dtype)
             return self._convolve(inputs, kernel, tuple(range(self.ndim)))
         in_padding, out_padding = self.modes.padding
         inputs = _pad_groups(inputs, self.groups, in_padding)
-        cores = [core.value for core in self._kernel.cores]
         outputs = run_plan(
-            plan, inputs, cores, self.network.size, self._convolve, self._depthwise_convolve
+            plan, inputs, kernels, self.network.size, self._convolve, self._depthwise_convolve
         )
         return _crop_groups(outputs, self.groups, self.filters // self.groups, out_padding)
 
@@ -267,7 +282,9 @@ class FactorizedConv2D(FactorizedConv):
         spatial: "joint", one mode of size height * width, or "separate", one mode each; None takes
             the format's default.
         implementation: "factorized" applies the cores in stages, "reconstructed" merges the
-            kernel and runs the dense convolution, "auto" chooses by predicted time.
+            kernel and runs the dense convolution, "auto" chooses by predicted time; or a chain of
+            stages as `plan.describe()` writes it; or a dict of these with the keys "inference" and
+            "training".
         kernel_initializer: of the merged kernel; by default `MergedVarianceScaling()`.
         kernel_regularizer: of the merged kernel; an L2 penalty is computed from the cores.
         kernel_constraint: of the merged kernel, which is then always merged.

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_tensornet import validation
-from keras_tensornet.contraction import Plan, Workload, make_plan
+from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan
 from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods, serialisable
 from keras_tensornet.modes import kernel_modes
@@ -31,7 +31,9 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
         in_modes: factors of the input size, or how many; None picks balanced ones.
         out_modes: factors of `units`, or how many; None picks balanced ones.
         implementation: "factorized" applies the cores in stages, "reconstructed" merges the
-            kernel and runs the dense product, "auto" chooses by predicted time.
+            kernel and runs the dense product, "auto" chooses by predicted time; or a chain of
+            stages as `plan.describe()` writes it; or a dict of these with the keys "inference" and
+            "training".
         kernel_initializer: of the merged kernel; by default `MergedVarianceScaling()`.
         kernel_regularizer: of the merged kernel; an L2 penalty is computed from the cores.
         kernel_constraint: of the merged kernel, which is then always merged.
@@ -112,32 +114,38 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: in_size})
         self.built = True
 
-    def plan_for(self, batch_size: int | None = None, training: bool = False) -> Plan:
-        """The plan for a batch size (times all axes but the last), forward or training."""
-        workload = Workload(rows=batch_size or BATCH_HINT, training=training)
-        return make_plan(self.network, workload, self._forced or self.implementation)
+    def plan_for(
+        self, batch_size: int | None = None, training: bool = False, merged: bool = False
+    ) -> Plan:
+        """The plan for a batch size (times all axes but the last).
+
+        Args:
+            batch_size: rows of the product; 32 where it is unknown.
+            training: whether gradients are computed as well.
+            merged: whether kernels are merged beforehand, as in a frozen layer.
+        """
+        workload = Workload(rows=batch_size or BATCH_HINT, training=training, merged=merged)
+        return self._make_plan(workload)
 
     def call(self, inputs, training=None):
         """Apply the cores by the plan for this batch, then bias and activation."""
         rows = 1
         for extent in inputs.shape[:-1]:
             rows *= extent or BATCH_HINT
-        plan = self.plan_for(rows, bool(training))
-        outputs = self._product(inputs, plan)
+        plan, kernels = self._plan_and_kernels(bool(training), batch_size=rows)
+        outputs = self._product(inputs, plan, kernels)
         if self.bias is not None:
             outputs = ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _product(self, inputs, plan: Plan):
+    def _product(self, inputs, plan: Plan, kernels: list):
         if plan.implementation == "reconstructed":
-            kernel = ops.cast(self._kernel.merged(), inputs.dtype)
-            return ops.matmul(inputs, kernel)
+            return ops.matmul(inputs, ops.cast(kernels[0], inputs.dtype))
         in_padding, _ = self.modes.padding
         flat = ops.reshape(inputs, (-1, self.modes.in_size))
         if in_padding:
             flat = ops.pad(flat, ((0, 0), (0, in_padding)))
-        cores = [core.value for core in self._kernel.cores]
-        outputs = run_plan(plan, flat, cores, self.network.size)
+        outputs = run_plan(plan, flat, kernels, self.network.size)
         return ops.reshape(outputs[:, : self.units], (*leading(inputs), self.units))
 
     def compute_output_shape(self, input_shape):
