@@ -1,0 +1,297 @@
+"""The model walker, written once: every function that turns one model into another goes through it.
+
+`walk_layers(model)` yields every layer with its path; `rewrite_model(model, replace)` builds a new
+model in which some layers are replaced and everything else is the same: weights, names, sharing,
+nesting, inputs and outputs, dtype policies, frozen layers, and how the model was compiled.
+
+    def replace(layer, path):
+        if isinstance(layer, keras.layers.Dense) and path != "classifier":
+            return TRDense.from_layer(layer, rank=4)
+        return None                      # keep: a clone with the same weights
+
+    smaller = rewrite_model(model, replace)
+
+A path is the layer's name, after the names of the models and wrappers that hold it:
+"encoder/block1/conv". Keras keeps names unique within a model only, paths are unique throughout.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+from keras.src.models.functional import Functional  # no public name; clone_model needs the same
+
+from keras_tensornet.compression.clones import clone_operation, compile_like, copy_variables
+
+Replacement = keras.layers.Layer | Sequence[keras.layers.Layer] | None
+Replace = Callable[[keras.layers.Layer, str], Replacement]
+
+
+def walk_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield `(path, layer)` for every layer of a model, in the model's own order.
+
+    Nested Sequential and Functional models, `TimeDistributed` and `Bidirectional` are entered; the
+    layers inside are yielded in their place. A layer that is used several times is yielded once.
+
+    Raises:
+        TypeError: if the model, or one inside it, is subclassed; the message names the way out.
+    """
+    yield from _walk(_checked(model), "", set())
+
+
+def rewrite_model(model: keras.Model, replace: Replace) -> keras.Model:
+    """Return a new model with some layers replaced; the given model stays as it was.
+
+    Args:
+        model: a built Sequential or Functional model. It may hold models, `TimeDistributed` and
+            `Bidirectional` wrappers, shared layers, several inputs and outputs.
+        replace: `(layer, path) -> replacement`, called once for each layer that `walk_layers`
+            yields. Return None to keep the layer (it is cloned with its weights), a new layer, or
+            a list of new layers to be applied one after another. New layers may be built or not;
+            a built one keeps its weights. They must not be part of another model. A layer that is
+            shared in `model` has one replacement, shared in the same way. Inside a wrapper a list
+            becomes a `Sequential`; a `Bidirectional` takes single layers only.
+
+    Returns:
+        A model of the same kind and name. Layers that were kept have their names, weights, frozen
+        state and dtype policy. If `model` was compiled, so is the result: same loss and metrics,
+        and an optimizer of the same configuration with fresh state.
+
+    Raises:
+        TypeError: if the model, or one inside it, is subclassed, or `replace` returns no layer.
+        ValueError: if the model is not built, or a layer cannot be cloned.
+    """
+    rewriter = _Rewriter(replace)
+    result = rewriter.model(_checked(model), "")
+    rewriter.finish()
+    compile_like(result, model)
+    return result
+
+
+def is_graph(layer) -> bool:
+    """Whether a layer is a model that the walker can enter."""
+    return isinstance(layer, (keras.Sequential, Functional))
+
+
+class _Rewriter:
+    """One run of `rewrite_model`: the clones made so far, and what is to be copied at the end."""
+
+    def __init__(self, replace: Replace):
+        self.replace = replace
+        self.clones: dict[int, object] = {}
+        self.copies: list[tuple] = []  # (from, to): variables to copy once all layers are built
+        self.flags: list[tuple] = []  # (layer, trainable): outer models after what they hold
+
+    def finish(self) -> None:
+        for source, target in self.copies:
+            copy_variables(source, target)
+        for layer, trainable in reversed(self.flags):
+            if layer.trainable != trainable:  # the setter reaches down, so only where needed
+                layer.trainable = trainable
+        for source, target in self.copies:
+            for old, new in zip(source.variables, target.variables, strict=True):
+                new.trainable = old.trainable
+
+    def model(self, model, path: str):
+        if isinstance(model, keras.Sequential):
+            result = self._sequential(model, path)
+        else:
+            result = self._functional(model, path)
+        self.flags.append((result, model.trainable))
+        return result
+
+    def _sequential(self, model, path: str):
+        layers = [keras.Input(**_input_arguments(model.inputs[0], model._layers[0]))]
+        for layer in model.layers:
+            layers.extend(_as_list(self.operation(layer, path)))
+        return type(model)(layers, name=model.name)
+
+    def _functional(self, model, path: str):
+        # A view without a compile state: clone_model would compile through a serialised form,
+        # which unregistered losses and lambdas do not survive.
+        view = Functional(model.input, model.output, name=model.name)
+        holders = {layer.output.name: layer for layer in _input_layers(model)}
+        inputs = keras.tree.map_structure(
+            lambda tensor: keras.Input(**_input_arguments(tensor, holders.get(tensor.name))),
+            model.input,
+        )
+        cloned = keras.models.clone_model(
+            view,
+            input_tensors=inputs,
+            clone_function=lambda layer: _Chain.of(self.operation(layer, path)),
+        )
+        return _as_class(cloned, model)
+
+    def operation(self, layer, path: str):
+        """The clone or replacement of whatever stands at a node of a graph: made once."""
+        if id(layer) not in self.clones:
+            self.clones[id(layer)] = self._new_operation(layer, path)
+        return self.clones[id(layer)]
+
+    def _new_operation(self, layer, path: str):
+        if not isinstance(layer, keras.layers.Layer):
+            return clone_operation(layer)
+        path = _join(path, layer.name)
+        if is_graph(layer):
+            return self.model(_checked(layer, path), path)
+        if isinstance(layer, keras.Model):
+            raise _subclassed(layer, path)
+        if type(layer) is keras.layers.TimeDistributed:
+            return self._time_distributed(layer, path)
+        if type(layer) is keras.layers.Bidirectional:
+            return self._bidirectional(layer, path)
+        return self._leaf(layer, path)
+
+    def _leaf(self, layer, path: str):
+        chosen = self.replace(layer, path)
+        if chosen is not None:
+            chosen = _checked_replacement(chosen, path)
+            self.flags.extend((new, new.trainable) for new in _as_list(chosen))
+            return chosen
+        clone = clone_operation(layer)
+        self.flags.append((clone, layer.trainable))
+        self.copies.append((layer, clone))
+        return clone
+
+    def _time_distributed(self, wrapper, path: str):
+        inner = self.operation(wrapper.layer, path)
+        if isinstance(inner, list):
+            inner = keras.Sequential(inner, name=wrapper.layer.name)
+        return clone_operation(wrapper, layer=inner)
+
+    def _bidirectional(self, wrapper, path: str):
+        inner = {
+            "layer": self.operation(wrapper.forward_layer, path),
+            "backward_layer": self.operation(wrapper.backward_layer, path),
+        }
+        for layer in inner.values():
+            if isinstance(layer, list):
+                raise TypeError(
+                    f"`replace` must give a single layer inside a Bidirectional. Received for "
+                    f"'{path}': {layer}."
+                )
+        clone = clone_operation(wrapper, **inner)
+        # Bidirectional makes its own copy of the forward layer, without weights.
+        forward = clone.forward_layer
+        self.copies = [
+            (source, forward if target is inner["layer"] else target)
+            for source, target in self.copies
+        ]
+        self.flags = [
+            (forward if layer is inner["layer"] else layer, flag) for layer, flag in self.flags
+        ]
+        if inner["layer"].built:
+            self.copies.append((inner["layer"], forward))
+        return clone
+
+
+class _Chain:
+    """Layers applied one after another: what `clone_model` calls in place of one layer."""
+
+    def __init__(self, layers: list):
+        self.layers = layers
+
+    @classmethod
+    def of(cls, chosen):
+        return cls(chosen) if isinstance(chosen, list) else chosen
+
+    def __call__(self, inputs, *args, **kwargs):
+        for layer in self.layers:
+            inputs = layer(inputs)
+        return inputs
+
+
+def _walk(model, path: str, seen: set) -> Iterator[tuple[str, keras.layers.Layer]]:
+    for layer in model.layers:
+        if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
+            continue
+        seen.add(id(layer))
+        yield from _walk_one(layer, _join(path, layer.name), seen)
+
+
+def _walk_one(layer, path: str, seen: set) -> Iterator[tuple[str, keras.layers.Layer]]:
+    if is_graph(layer):
+        yield from _walk(_checked(layer, path), path, seen)
+    elif isinstance(layer, keras.Model):
+        raise _subclassed(layer, path)
+    elif type(layer) is keras.layers.TimeDistributed:
+        yield from _walk_one(layer.layer, _join(path, layer.layer.name), seen)
+    elif type(layer) is keras.layers.Bidirectional:
+        for inner in (layer.forward_layer, layer.backward_layer):
+            yield from _walk_one(inner, _join(path, inner.name), seen)
+    else:
+        yield path, layer
+
+
+def _checked(model, path: str = ""):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}."
+        )
+    if not is_graph(model):
+        raise _subclassed(model, path or model.name)
+    if not model.built or not getattr(model, "inputs", None):
+        raise ValueError(
+            f"The model '{path or model.name}' is not built, so its layers have no weights yet. "
+            "Begin it with a keras.Input, or call `model.build(input_shape)` first."
+        )
+    return model
+
+
+def _subclassed(model, path: str) -> TypeError:
+    return TypeError(
+        "The layers of a subclassed model are called by Python code that cannot be rewritten. "
+        f"Received: '{path}' of type {type(model).__name__}. Build the model with the functional "
+        "API (`outputs = model.call(inputs)` on a keras.Input, then keras.Model(inputs, outputs), "
+        "is often enough), or replace its layers one by one: "
+        "`model.dense = TRDense.from_layer(model.dense, rank=4)`."
+    )
+
+
+def _checked_replacement(chosen, path: str):
+    layers = list(chosen) if isinstance(chosen, (list, tuple)) else [chosen]
+    if not layers or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
+        raise TypeError(
+            "`replace` must return None, a Keras layer or a list of Keras layers. "
+            f"Received for '{path}': {chosen!r}."
+        )
+    return layers if isinstance(chosen, (list, tuple)) else chosen
+
+
+def _as_list(chosen) -> list:
+    return chosen if isinstance(chosen, list) else [chosen]
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
+
+
+def _input_layers(model) -> list:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
+
+
+def _input_arguments(tensor, holder) -> dict:
+    """Arguments of `keras.Input` for a tensor like this one."""
+    arguments = {"batch_shape": tensor.shape, "dtype": tensor.dtype, "name": tensor.name}
+    if isinstance(holder, keras.layers.InputLayer):
+        arguments |= {"name": holder.name, "optional": holder.optional}
+        arguments |= {"sparse": True} if holder.sparse else {}
+    return arguments
+
+
+def _as_class(cloned, model):
+    """The cloned graph as the class of the given model, where that class is built from a graph."""
+    kind = type(model)
+    if kind is Functional:
+        return cloned
+    if kind.__init__ in (keras.Model.__init__, Functional.__init__):
+        return kind(cloned.input, cloned.output, name=model.name)
+    warnings.warn(
+        f"{kind.__name__} builds its own graph in __init__, so the result is a plain Functional "
+        f"model: methods that {kind.__name__} adds are not on it.",
+        UserWarning,
+        stacklevel=5,
+    )
+    return cloned
