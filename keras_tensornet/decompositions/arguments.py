@@ -12,14 +12,14 @@ import numpy as np
 
 
 def read_tensor(tensor, name="tensor"):
-    """Return `tensor` as a new float64 array and the dtype its cores should come back in.
+    """Return `tensor` as a float64 array and the dtype its cores should come back in.
 
     Args:
         tensor: any array-like of real numbers with at least one axis.
         name: the argument's name, for the messages.
 
     Returns:
-        `(array, dtype)`: float64 data that shares no memory with the caller's, and the caller's
+        `(array, dtype)`: float64 data to read only (it may be the caller's own), and the caller's
         floating dtype (float64 for integers).
 
     Raises:
@@ -37,7 +37,7 @@ def read_tensor(tensor, name="tensor"):
             f"`{name}` must have at least one axis and no axis of size 0. "
             f"Received: shape {given.shape}. Reshape a scalar to (1,)."
         )
-    array = np.array(given, dtype=np.float64, order="C")
+    array = np.asarray(given, dtype=np.float64, order="C")
     if not np.isfinite(array).all():
         count = int(np.size(array) - np.isfinite(array).sum())
         raise ValueError(

@@ -98,6 +98,11 @@ def test_the_rank_meets_the_rule(rule):
         assert less > rule["eps"] if "eps" in rule else 1 - less**2 <= rule["energy"]
 
 
+def test_the_search_ends_between_powers_of_two():
+    tensor = merge_cp([tensor_of((size, 5), size) for size in (6, 7, 8)])
+    assert cp_als(tensor, eps=1e-3, num_iter=500, tol=1e-9)[0].shape[1] == 5
+
+
 def test_a_reduced_tensor_loses_little():
     """Sweeps run on a core of 5 x 5 x 3 and end on the full 20 x 30 x 3."""
     tensor = tensor_of((20, 30, 3), 0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_tensornet.decompositions import max_tt_ranks, tr_als, tr_svd
+from keras_tensornet.decompositions import max_tt_ranks, tr_als, tr_svd, tt_svd
 
 from .references import hilbert, merge_ring, relative_error, shapes, tensor_of
 
@@ -57,6 +57,21 @@ def test_the_best_shift_has_the_least_error_and_axes_stay_in_place():
     best = relative_error(tensor, merge_ring(tr_svd(tensor, 2)))
     assert max(errors) > min(errors)
     assert best == pytest.approx(min(errors), rel=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(shape=shapes(least=2, size=4), seed=st.integers(0, 99), data=st.data())
+def test_no_train_of_these_ranks_is_better(shape, seed, data):
+    """A train is a ring with one bond of 1, so every cut of the ring into a train is tried."""
+    tensor, ndim = tensor_of(shape, seed), len(shape)
+    # From 2 on, products of two bonds reach every mode: nothing is reduced before the search.
+    ranks = data.draw(st.lists(st.integers(2, 4), min_size=ndim, max_size=ndim))
+    best = relative_error(tensor, merge_ring(tr_svd(tensor, ranks)))
+    for cut in range(ndim):
+        turned = tensor.transpose([*range(cut, ndim), *range(cut)])
+        inner = [*ranks[cut + 1 :], *ranks[:cut]]
+        train = relative_error(turned, merge_ring(tt_svd(turned, inner, pad=True)))
+        assert best <= train + 1e-7  # errors are compared through squares
 
 
 def test_hilbert_error():

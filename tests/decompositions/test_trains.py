@@ -128,6 +128,8 @@ def test_a_rank_that_is_too_high_warns_with_the_rank_used():
     ):
         cores = tt_svd(np.ones((5, 5, 3, 3)), ranks=(5, 12, 3))
     assert _inner_ranks(cores) == (5, 9, 3)
+    with pytest.warns(UserWarning, match=r"rank 9 of bond 2 .* using 3"):
+        tt_svd(np.ones((3, 3, 9)), ranks=(1, 9))  # only 1 * 3 arrive from the left
 
 
 def test_error_falls_with_rank():

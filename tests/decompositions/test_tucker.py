@@ -166,6 +166,14 @@ def test_ranks_that_are_too_high_warn_with_the_rank_used():
         hierarchical_tucker(tensor_of((4, 5, 6)), ranks=(9, 2, 2, 2))
 
 
+def test_a_node_needs_no_more_than_all_the_others_have():
+    with pytest.warns(UserWarning, match=r"rank 9 of node 0 .* using 4"):
+        cores = hierarchical_tucker(tensor_of((9, 2, 2)), ranks=(9, 2, 2, 2))
+    assert cores[0].shape == (9, 4)
+    with pytest.warns(UserWarning, match=r"rank 9 of factor 1 .* using 4"):
+        assert hosvd(tensor_of((9, 2, 2)), ranks=(9, 2, 2))[1].shape == (9, 4)
+
+
 def test_axes_must_be_distinct():
     with pytest.raises(ValueError, match=r"distinct axes of a tensor with 3 axes. Received: axes="):
         hosvd(np.ones((2, 3, 4)), ranks=1, axes=(1, -2))

@@ -59,6 +59,13 @@ def test_the_cheapest_sum_itself_is_a_budget():
     assert found.choices == (0,) * 10
 
 
+def test_the_cheapest_sum_survives_thinning(monkeypatch):
+    monkeypatch.setattr(budget, "FRONT", 2)
+    layers, _ = _network(num_layers=6, num_options=5)
+    least = sum(options[0][0] for options in layers)
+    assert allocate(layers, least).choices == (0,) * 6
+
+
 def test_impossible_requests_say_so():
     with pytest.raises(ValueError, match=r"at least the sum of the cheapest.*budget=4, .* sum=5"):
         allocate([[(5, 0.0), (9, 0.0)]], 4)
