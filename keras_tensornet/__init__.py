@@ -2,7 +2,8 @@
 
 `keras_tensornet.layers` holds the layers (`TRDense`, `TRConv2D`, `TTDense`, `TTConv2D`, ...),
 `keras_tensornet.initializers` the initializer of merged kernels, `merge` the compiled merge of
-cores, `Network` a tensor network of your own.
+cores, `Network` a tensor network of your own. Importing the package registers its layers with
+Keras, so that `keras.models.load_model` knows them.
 """
 
 import sys
@@ -24,8 +25,23 @@ def _is_command_line() -> bool:
 
 
 if not _is_command_line():
-    from keras_tensornet import decompositions, initializers, layers, models
+    from keras_tensornet import decompositions, initializers, layers, models, ranks
+    from keras_tensornet.autotuning import apply_tuning, autotune
     from keras_tensornet.compiled import merge
+    from keras_tensornet.freezing import freeze, unfreeze
     from keras_tensornet.networks import Network
 
-__all__ = ["Network", "__version__", "decompositions", "initializers", "layers", "merge", "models"]
+__all__ = [
+    "Network",
+    "__version__",
+    "apply_tuning",
+    "autotune",
+    "decompositions",
+    "freeze",
+    "initializers",
+    "layers",
+    "merge",
+    "models",
+    "ranks",
+    "unfreeze",
+]

@@ -68,6 +68,65 @@ def merge_network(network: Network, modes: KernelModes, cores: Sequence):
     return _merge_kernel(network, modes)(list(cores))
 
 
+def forward_function(layer, inputs, jit_compile: bool = False) -> Callable[[], object]:
+    """A compiled function that calls a layer on fixed inputs and waits for the result."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        run = tf.function(lambda given: layer(given, training=False), jit_compile=jit_compile)
+        return lambda: run(inputs).numpy()
+    if backend == "jax":
+        import jax
+
+        variables = _values(layer.trainable_variables), _values(layer.non_trainable_variables)
+        run = jax.jit(lambda *state: layer.stateless_call(*state, inputs, training=False)[0])
+        return lambda: run(*variables).block_until_ready()
+    import torch
+
+    @torch.no_grad()
+    def forward():
+        return layer(inputs, training=False)
+
+    return forward
+
+
+def gradient_function(layer, inputs, jit_compile: bool = False) -> Callable[[], object]:
+    """A compiled function: a layer's forward pass and the gradient of its sum by all inputs."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(jit_compile=jit_compile)
+        def step(given):
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                outputs = tf.reduce_sum(layer(given, training=True))
+            wanted = [given, *_values(layer.trainable_variables)]
+            return [tf.reduce_sum(gradient) for gradient in tape.gradient(outputs, wanted)]
+
+        return lambda: [gradient.numpy() for gradient in step(inputs)]
+    if backend == "jax":
+        import jax
+
+        def total(trainable, given, fixed):
+            return layer.stateless_call(trainable, fixed, given, training=True)[0].sum()
+
+        step = jax.jit(jax.grad(total, argnums=(0, 1)))
+        trainable = _values(layer.trainable_variables)
+        fixed = _values(layer.non_trainable_variables)
+        return lambda: jax.block_until_ready(step(trainable, inputs, fixed))
+    import torch
+
+    given = inputs.detach().clone().requires_grad_(True)
+    wanted = [given, *_values(layer.trainable_variables)]
+    return lambda: torch.autograd.grad(layer(given, training=True).sum(), wanted)
+
+
+def _values(variables: Sequence) -> list:
+    return [variable.value for variable in variables]
+
+
 @lru_cache(maxsize=512)
 def _merge_range(network: Network, start: int, stop: int, order: str) -> Callable:
     positions = range(start, stop)

@@ -86,6 +86,30 @@ def core_stddev(network: Network, variance: float) -> float:
     return (variance / network.count(network.bonds)) ** (0.5 / len(network.cores))
 
 
+def merged_variance(initializer, kernel_shape: tuple[int, ...]) -> float:
+    """The variance that an initializer gives to a kernel.
+
+    Args:
+        initializer: a variance-scaling, or zero-mean normal or uniform, Keras initializer.
+        kernel_shape: the dense kernel's shape in Keras layout.
+
+    Raises:
+        ValueError: for any other initializer.
+    """
+    if isinstance(initializer, initializers.VarianceScaling):
+        initializer = MergedVarianceScaling(initializer.scale, initializer.mode)
+    if isinstance(initializer, MergedVarianceScaling):
+        return initializer.target_variance(kernel_shape)
+    variance = _zero_mean_variance(initializer)
+    if variance is None:
+        raise ValueError(
+            "`kernel_initializer` must have a variance and mean zero: MergedVarianceScaling, a "
+            "variance-scaling initializer such as 'he_normal', or a zero-mean normal or uniform "
+            f"one. Received: {initializer}."
+        )
+    return variance
+
+
 def _sampler(distribution: str, stddev: float, seed) -> initializers.Initializer:
     if distribution == "normal":
         return initializers.RandomNormal(0.0, stddev, seed=seed)

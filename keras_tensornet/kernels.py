@@ -21,6 +21,7 @@ from keras_tensornet.formats import Format
 from keras_tensornet.initializers import core_initializers
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.regularizers import BondGroupLasso, drop_bonds
 
 
 class FactorizedKernel(keras.layers.Layer):
@@ -33,6 +34,8 @@ class FactorizedKernel(keras.layers.Layer):
         regularizer: a Keras regularizer of the merged kernel.
         constraint: a Keras constraint; the kernel used is `constraint(merged)`, except that
             `NonNeg` is put on the cores, which keeps the merged kernel non-negative as well.
+        bond_dropout: share of the indices of each bond that is dropped in training.
+        seed: of the bond dropout.
     """
 
     def __init__(
@@ -42,9 +45,13 @@ class FactorizedKernel(keras.layers.Layer):
         initializer,
         regularizer=None,
         constraint=None,
+        bond_dropout: float = 0.0,
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.bond_dropout = bond_dropout
+        self.seed_generator = keras.random.SeedGenerator(seed) if bond_dropout else None
         self.network = network
         self.modes = modes
         self.initializer = initializer
@@ -73,9 +80,16 @@ class FactorizedKernel(keras.layers.Layer):
             self.cores[0].regularizer = lambda core: self.penalty()
         self.built = True
 
-    def merged(self):
+    def values(self, training: bool = False) -> list:
+        """The cores as tensors; in training with some bond indices dropped."""
+        cores = [core.value for core in self.cores]
+        if training and self.bond_dropout:
+            return drop_bonds(self.network, cores, self.bond_dropout, self.seed_generator)
+        return cores
+
+    def merged(self, training: bool = False):
         """The dense kernel in Keras layout, in the dtype of the cores."""
-        kernel = kernel_plan(self.network).run([core.value for core in self.cores], ops)
+        kernel = kernel_plan(self.network).run(self.values(training), ops)
         kernel = to_keras_layout(kernel, self.modes, ops)
         return self.kernel_constraint(kernel) if self.kernel_constraint else kernel
 
@@ -88,6 +102,8 @@ class FactorizedKernel(keras.layers.Layer):
     def penalty(self):
         """The regularizer's value on the merged kernel; L2 is computed from the cores alone."""
         regularizer = self.kernel_regularizer
+        if isinstance(regularizer, BondGroupLasso):
+            return regularizer.of_cores(self.network, self.values())
         l2_only = isinstance(regularizer, keras.regularizers.L2) or (
             isinstance(regularizer, keras.regularizers.L1L2) and not float(regularizer.l1)
         )
@@ -102,7 +118,7 @@ class FactorizedKernel(keras.layers.Layer):
     def lock(self) -> None:
         """Refuse new values for the cores, whoever assigns them, because merged copies exist."""
         for core in self.cores:
-            core.assign = _refuse_assignment
+            core.assign = partial(_assign_unchanged, core, ops.convert_to_numpy(core.value))
 
     def unlock(self) -> None:
         """Allow new values for the cores again."""
@@ -197,6 +213,21 @@ def network_of_cores(network: Network, cores: list[np.ndarray]) -> Network:
     return network.with_ranks(tuple(size[bond] for bond in network.bonds))
 
 
+def rank_for_threshold(format_name: str, modes: KernelModes, kernel: np.ndarray, **threshold):
+    """The `rank` argument that a threshold gives for a dense kernel.
+
+    Args:
+        format_name: of the network.
+        modes: the modes of the kernel.
+        kernel: dense kernel in Keras layout.
+        **threshold: `energy=` or `eps=`.
+    """
+    format = formats.get(format_name)
+    network = format.build(modes, 1)
+    cores = decompose_kernel(kernel, network, modes, **threshold)
+    return format.rank_argument(network_of_cores(network, cores))
+
+
 def relative_error(network: Network, modes: KernelModes, cores, kernel: np.ndarray) -> float:
     """Frobenius norm of (merged - kernel) over that of the kernel; 0 for a zero kernel met."""
     wide = [np.asarray(core, dtype="float64") for core in cores]
@@ -206,11 +237,17 @@ def relative_error(network: Network, modes: KernelModes, cores, kernel: np.ndarr
     return error / norm if norm else error
 
 
-def _refuse_assignment(value):
-    raise RuntimeError(
-        "The cores of a frozen layer are merged already and cannot be given new values. Call "
-        "keras_tensornet.unfreeze(model) first."
-    )
+def _assign_unchanged(core, merged: np.ndarray, value):
+    """Stand in for `core.assign` while merged copies exist: the same values pass, others do not.
+
+    The JAX trainer writes all variables back after `predict`, changed or not.
+    """
+    if not np.array_equal(ops.convert_to_numpy(value), merged):
+        raise RuntimeError(
+            "The cores of a frozen layer are merged already and cannot be given new values. Call "
+            "keras_tensornet.unfreeze(model) first."
+        )
+    return type(core).assign(core, value)
 
 
 def _is_nonneg(constraint) -> bool:

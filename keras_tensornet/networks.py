@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,8 @@ from keras_tensornet import validation
 from keras_tensornet.modes import KernelModes
 
 Labels = tuple[str, ...]
+# The cuts of networks with more cores are not enumerated; their ranks are then not limited so.
+MOST_CORES_TO_CUT = 12
 
 
 @dataclass(frozen=True)
@@ -211,8 +212,15 @@ def largest_useful_ranks(network: Network) -> tuple[int, ...]:
     shared by several cores (CP) up to the product of all modes but the largest one it touches.
     Applied until nothing changes, which gives a tensor train its exact limits,
     min(product of the modes to the left, product of the modes to the right).
+
+    A ring has no such limit at any one bond, because its cores are as large as their bonds. There,
+    once every bond has the rank that some cut of the ring through it can need, the network spans
+    every kernel, so that all of them are cut to these ranks together.
     """
     size = dict(network.sizes)
+    spanning = _spanning_ranks(network)
+    if spanning and all(size[bond] >= limit for bond, limit in spanning.items()):
+        size.update(spanning)
     changed = True
     while changed:
         changed = False
@@ -231,21 +239,59 @@ def _bond_limit(network: Network, bond: str, size: Mapping[str, int]) -> int:
     return math.prod(others) // max(others)
 
 
+def _spanning_ranks(network: Network) -> dict[str, int]:
+    """For each bond, the largest rank of an unfolding along a cut through it; {} if there is none.
+
+    A cut parts the cores into two sets, each of which hangs together. Any kernel is a tree network
+    on a spanning tree of the cores, whose ranks are those of the tree's cuts.
+    """
+    total = len(network.cores)
+    holders = [
+        [k for k, core in enumerate(network.cores) if bond in core] for bond in network.bonds
+    ]
+    if not 1 < total <= MOST_CORES_TO_CUT or any(len(cores) != 2 for cores in holders):
+        return {}
+    everything, modes = (1 << total) - 1, set(network.mode_labels)
+    limits = dict.fromkeys(network.bonds, 0)
+    for part in range(1, everything, 2):  # each cut once: the first core is in `part`
+        if _hangs_together(part, holders) and _hangs_together(everything ^ part, holders):
+            sides = [set(), set()]
+            for k, core in enumerate(network.cores):
+                sides[part >> k & 1].update(modes.intersection(core))
+            rank = min(network.count(side) for side in sides)
+            for bond, (first, second) in zip(network.bonds, holders, strict=True):
+                if (part >> first & 1) != (part >> second & 1):
+                    limits[bond] = max(limits[bond], rank)
+    return limits if all(limits.values()) else {}
+
+
+def _hangs_together(part: int, pairs: list[list[int]]) -> bool:
+    """Whether the cores of a set, given as a bit mask, are joined by pairs inside it."""
+    reached, grown = part & -part, True
+    while grown:
+        before = reached
+        for first, second in pairs:
+            both = 1 << first | 1 << second
+            if both & part == both and both & reached:
+                reached |= both
+        grown = reached != before
+    return reached == part
+
+
 def clip_ranks(network: Network) -> Network:
     """The network with each bond cut to what its modes allow; warns where it cuts."""
     useful = largest_useful_ranks(network)
     if useful == network.rank:
         return network
     cuts = [
-        f"{asked} -> {used}"
-        for asked, used in zip(network.rank, useful, strict=True)
+        f"{bond} from {asked} to {used}"
+        for bond, asked, used in zip(network.bonds, network.rank, useful, strict=True)
         if asked != used
     ]
-    warnings.warn(
+    validation.warn_user(
         f"Some ranks of the {network.name} network are above what the modes allow and would only "
-        f"waste parameters; they are cut: {', '.join(cuts)}. Ranks used: {useful}.",
-        UserWarning,
-        stacklevel=4,
+        f"waste parameters; they are cut: {', '.join(cuts)}. Ranks of all bonds "
+        f"({', '.join(network.bonds)}) as used: {useful}."
     )
     return network.with_ranks(useful)
 

@@ -7,7 +7,12 @@ that a wrong argument leaves nothing half made.
 from __future__ import annotations
 
 import numbers
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
+
+# Frames of these packages stand between a user's line and ours when Keras builds a layer.
+NOT_THE_USER = ("keras", "keras_tensornet", "tensorflow")
 
 
 def positive_int(name: str, value: object) -> int:
@@ -50,3 +55,42 @@ def fraction(name: str, value: object) -> float:
     if not 0.0 < value <= 1.0:
         raise ValueError(f"`{name}` must lie in (0, 1]. Received: {name}={value}.")
     return float(value)
+
+
+def warn_user(message: str) -> None:
+    """Warn at the user's own line: the innermost one outside this package and Keras."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _package(frame) in NOT_THE_USER:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _package(frame) -> str:
+    return str(frame.f_globals.get("__name__", "")).split(".")[0]
+
+
+def rate(name: str, value: object) -> float:
+    """Return `value` as a float in [0, 1), or raise an error that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"`{name}` must be a number in [0, 1). Received: {name}={value!r} of type "
+            f"{type(value).__name__}."
+        )
+    if not 0.0 <= value < 1.0:
+        raise ValueError(
+            f"`{name}` is the share that is dropped and must lie in [0, 1). Received: "
+            f"{name}={value}."
+        )
+    return float(value)
+
+
+def optional_int(name: str, value: object) -> int | None:
+    """Return `value` as an int, or None, or raise an error that names the argument."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"`{name}` must be an integer or None. Received: {name}={value!r} of type "
+            f"{type(value).__name__}."
+        )
+    return int(value)

@@ -4,7 +4,7 @@ A new format is one function of labels, one decomposition, one row here and one 
 """
 
 from keras_tensornet import validation
-from keras_tensornet.formats import chains
+from keras_tensornet.formats import chains, factors, trees
 from keras_tensornet.formats.base import Format, Rank
 
 FORMATS: dict[str, Format] = {
@@ -26,6 +26,39 @@ FORMATS: dict[str, Format] = {
             chains.tt_matrix,
             chains.decompose_train,
             rank_argument=chains.inner_ranks,
+        ),
+        Format(
+            "cp",
+            "canonical polyadic",
+            factors.canonical,
+            factors.decompose_canonical,
+            spatial="separate",
+            tensorize=False,
+            rank_argument=factors.term_rank,
+        ),
+        Format(
+            "tucker",
+            "Tucker",
+            factors.tucker,
+            factors.decompose_tucker,
+            tensorize=False,
+            rank_argument=factors.tucker_rank,
+            dense_modes=2,
+        ),
+        Format(
+            "bt",
+            "block-term Tucker",
+            factors.block_term,
+            factors.decompose_blocks,
+            tensorize=False,
+            rank_argument=factors.block_rank,
+        ),
+        Format(
+            "ht",
+            "hierarchical Tucker",
+            trees.hierarchical_tucker,
+            trees.decompose_tree,
+            tensorize=False,
         ),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from operator import attrgetter
 
 import numpy as np
@@ -30,6 +31,8 @@ class Format:
         spatial: whether a convolution's spatial modes are "joint" or "separate" by default.
         tensorize: whether channel counts of convolutions are split into modes by default.
         rank_argument: the `rank` argument that gives a network its bond sizes.
+        dense_modes: most modes on each side of a dense kernel where the user gives none. Tucker's
+            core grows with the power of their number; None takes as many as are balanced.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Format:
     spatial: str = "joint"
     tensorize: bool = True
     rank_argument: Callable[[Network], Rank] = attrgetter("rank")
+    dense_modes: int | None = None
 
 
 def channel_labels(modes: KernelModes) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -61,6 +65,30 @@ def mode_sizes(modes: KernelModes) -> dict[str, int]:
         sizes[label] = int(np.prod(extents))
     out_sizes = (modes.groups, *modes.out_modes) if modes.groups > 1 else modes.out_modes
     return sizes | dict(zip(outputs, out_sizes, strict=True))
+
+
+def mode_chain(modes: KernelModes) -> list[tuple[str, ...]]:
+    """Each mode on its own, in the order inputs, spatial modes, outputs."""
+    inputs, outputs = channel_labels(modes)
+    spatial = [label for label, _ in spatial_labels(modes)]
+    return [(label,) for label in (*inputs, *spatial, *outputs)]
+
+
+def mode_pairs(modes: KernelModes) -> list[tuple[str, ...]]:
+    """Spatial modes, the groups, then pairs of one input and one output mode."""
+    inputs, outputs = channel_labels(modes)
+    groups = [(GROUP,)] if modes.groups > 1 else []
+    outputs = tuple(label for label in outputs if label != GROUP)
+    pairs = [
+        tuple(label for label in pair if label is not None) for pair in zip_longest(inputs, outputs)
+    ]
+    return [*((label,) for label, _ in spatial_labels(modes)), *groups, *pairs]
+
+
+def paired_legs(modes: KernelModes) -> list[tuple[str, ...]]:
+    """Pairs of modes, or single modes where both the inputs and the outputs are left whole."""
+    whole = len(modes.in_modes) <= 1 and len(modes.out_modes) <= 1
+    return mode_chain(modes) if whole else mode_pairs(modes)
 
 
 def make_network(name: str, modes: KernelModes, cores: list, bonds: dict[str, int]) -> Network:

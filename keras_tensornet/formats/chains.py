@@ -8,18 +8,15 @@ Garipov et al. 2016) gives each core a pair of modes, one input and one output.
 
 from __future__ import annotations
 
-from itertools import zip_longest
-
 import numpy as np
 
 from keras_tensornet import decompositions
 from keras_tensornet.formats.base import (
-    GROUP,
     Rank,
-    channel_labels,
     expand_rank,
     make_network,
-    spatial_labels,
+    mode_chain,
+    mode_pairs,
 )
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
@@ -27,7 +24,7 @@ from keras_tensornet.networks import Network
 
 def tensor_ring(modes: KernelModes, rank: Rank) -> Network:
     """Cores (r_k, n_k, r_k+1) on a closed chain: inputs, spatial modes, outputs (TRN, eq. 2)."""
-    chain = _mode_chain(modes)
+    chain = mode_chain(modes)
     if len(chain) == 1:
         expand_rank(rank, 1, "tr", "r0")
         return make_network("tr", modes, chain, {})
@@ -44,19 +41,12 @@ def tensor_train(modes: KernelModes, rank: Rank) -> Network:
     With channels left whole and separate spatial modes these are the four factors of the permuted
     kernel (C, D, D, T) of Gabor & Zdunek 2022, eq. (8).
     """
-    return _open_chain("tt", modes, _mode_chain(modes), rank)
+    return _open_chain("tt", modes, mode_chain(modes), rank)
 
 
 def tt_matrix(modes: KernelModes, rank: Rank) -> Network:
     """Cores (r_k, i_k, o_k, r_k+1) on an open chain, spatial modes first (Garipov et al. 2016)."""
-    inputs, outputs = channel_labels(modes)
-    groups = [(GROUP,)] if modes.groups > 1 else []
-    outputs = tuple(label for label in outputs if label != GROUP)
-    pairs = [
-        tuple(label for label in pair if label is not None) for pair in zip_longest(inputs, outputs)
-    ]
-    spatial = [(label,) for label, _ in spatial_labels(modes)]
-    return _open_chain("ttm", modes, [*spatial, *groups, *pairs], rank)
+    return _open_chain("ttm", modes, mode_pairs(modes), rank)
 
 
 def inner_ranks(network: Network) -> tuple[int, ...]:
@@ -84,12 +74,6 @@ def decompose_train(tensor: np.ndarray, network: Network, ranks=None, **threshol
     if ranks:
         threshold = {"ranks": inner_ranks(network)}
     return decompositions.grouped_tt_svd(tensor, groups, **threshold)
-
-
-def _mode_chain(modes: KernelModes) -> list[tuple[str, ...]]:
-    inputs, outputs = channel_labels(modes)
-    spatial = [label for label, _ in spatial_labels(modes)]
-    return [(label,) for label in (*inputs, *spatial, *outputs)]
 
 
 def _open_chain(name: str, modes: KernelModes, chain: list, rank: Rank) -> Network:

@@ -27,10 +27,23 @@ from keras_tensornet.kernels import (
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network, clip_ranks
 
-# Batch that plans assume where the batch is unknown.
+# Batch, and height or width, that plans assume where they are unknown.
 BATCH_HINT = 32
+EXTENT_HINT = 32
 # Configuration of a dense layer that has no meaning for a factorized one.
 DENSE_ONLY = ("lora_rank", "lora_alpha", "quantization_config")
+# Configuration of a factorized layer that has no meaning for a dense one.
+FACTORIZED_ONLY = (
+    "rank",
+    "format",
+    "network",
+    "in_modes",
+    "out_modes",
+    "implementation",
+    "spatial",
+    "bond_dropout",
+    "seed",
+)
 
 
 class Frozen(NamedTuple):
@@ -44,6 +57,18 @@ class FactorizedMethods:
     """Methods of every layer whose kernel is a tensor network."""
 
     format: str | None = None
+
+    def __init__(self, *args, bond_dropout=0.0, seed=None, **kwargs):
+        """Keep the arguments that every factorized layer takes by name.
+
+        Args:
+            bond_dropout: share in [0, 1) of the indices of each bond that is dropped in training;
+                what is kept is scaled, so that the merged kernel is right on average.
+            seed: int, of the dropout.
+        """
+        super().__init__(*args, **kwargs)
+        self.bond_dropout = validation.rate("bond_dropout", bond_dropout)
+        self.seed = validation.optional_int("seed", seed)
 
     def _set_arguments(
         self,
@@ -93,6 +118,19 @@ class FactorizedMethods:
 
     def _build_kernel(self, modes: KernelModes) -> None:
         """Create the sublayer with the cores, and the bias."""
+        self._build_cores(modes)
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(modes.groups * modes.out_size,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def _build_cores(self, modes: KernelModes) -> None:
+        """Create the sublayer with the cores; ranks above what the modes allow are cut."""
         network = self.network_argument
         if network is None:
             network = formats.get(self._format).build(modes, self.rank)
@@ -107,19 +145,12 @@ class FactorizedMethods:
             self.kernel_initializer,
             self.kernel_regularizer,
             self.kernel_constraint,
+            self.bond_dropout,
+            self.seed,
             name="kernel",
             dtype=self.dtype_policy,
         )
         self._kernel.build()
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(modes.groups * modes.out_size,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
 
     @property
     def network(self) -> Network:
@@ -147,17 +178,34 @@ class FactorizedMethods:
         self._built_kernel()
         return self._frozen.plan if self._frozen else self.plan_for()
 
-    def _make_plan(self, workload: Workload) -> Plan:
-        """The plan for a workload, by this layer's implementation."""
+    def plan_for(
+        self,
+        batch_size: int | None = None,
+        training: bool = False,
+        merged: bool = False,
+        input_shape: tuple | None = None,
+    ) -> Plan:
+        """The plan for a batch size.
+
+        Args:
+            batch_size: 32 where it is unknown.
+            training: whether gradients are computed as well.
+            merged: whether kernels are merged beforehand, as in a frozen layer.
+            input_shape: of the inputs, batch included; by default the one that the layer was
+                built with. Unknown heights and widths count as 32.
+        """
+        shape = tuple(input_shape or self.built_shape)
+        workload = self.workload((batch_size or shape[0], *shape[1:]), training, merged)
         chosen = self.implementation
         if isinstance(chosen, dict):
             chosen = chosen["training" if workload.training else "inference"]
-        return make_plan(
-            self.network, workload, "reconstructed" if self._reparametrised else chosen
-        )
+        return self._make_plan(workload, "reconstructed" if self._reparametrised else chosen)
 
-    def _plan_and_kernels(self, training: bool, **sizes) -> tuple[Plan, list]:
-        """The plan for these sizes and the merged kernels of its stages."""
+    def _make_plan(self, workload: Workload, implementation: str) -> Plan:
+        return make_plan(self.network, workload, implementation)
+
+    def _plan_and_kernels(self, input_shape: tuple, training: bool) -> tuple[Plan, list]:
+        """The plan for inputs of that shape and the merged kernels of its stages."""
         if self._frozen:
             if training:
                 raise RuntimeError(
@@ -165,13 +213,13 @@ class FactorizedMethods:
                     "Call keras_tensornet.unfreeze(model) first."
                 )
             return self._frozen
-        plan = self.plan_for(training=training, **sizes)
-        return plan, self._kernels_of(plan)
+        plan = self.plan_for(training=training, input_shape=input_shape)
+        return plan, self._kernels_of(plan, training)
 
-    def _kernels_of(self, plan: Plan) -> list:
+    def _kernels_of(self, plan: Plan, training: bool = False) -> list:
         if plan.implementation == "reconstructed":
-            return [self._kernel.merged()]
-        return stage_kernels(plan, [core.value for core in self._kernel.cores])
+            return [self._kernel.merged(training)]
+        return stage_kernels(plan, self._kernel.values(training))
 
     @property
     def frozen(self) -> bool:
@@ -236,8 +284,8 @@ class FactorizedMethods:
             TypeError: if the layer is of another kind.
             ValueError: if it is not built, or not exactly one of rank, energy, eps is given.
         """
-        _check_source(cls, layer)
-        threshold = _one_threshold(rank, energy, eps)
+        check_source(cls, layer)
+        threshold = one_threshold(rank, energy, eps)
         config = {
             key: value for key, value in layer.get_config().items() if key not in DENSE_ONLY
         } | kwargs
@@ -255,8 +303,7 @@ class FactorizedMethods:
         """The dense Keras layer with the merged kernel, the same bias and the same settings."""
         holder = self._built_kernel()
         config = self.get_config()
-        own = ("rank", "format", "network", "in_modes", "out_modes", "implementation", "spatial")
-        config = {key: value for key, value in config.items() if key not in own}
+        config = {key: value for key, value in config.items() if key not in FACTORIZED_ONLY}
         config["kernel_initializer"] = "zeros"
         dense = self.dense_class().from_config(config)
         dense.build(_input_shape_of(self, np.empty(holder.modes.kernel_shape, "int8")))
@@ -285,6 +332,8 @@ class FactorizedMethods:
             "in_modes": self.in_modes,
             "out_modes": self.out_modes,
             "implementation": self.implementation,
+            "bond_dropout": self.bond_dropout,
+            "seed": self.seed,
             "activation": activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "kernel_initializer": initializers.serialize(self.kernel_initializer),
@@ -378,7 +427,7 @@ def _check_fits(network: Network, modes: KernelModes) -> None:
         )
 
 
-def _check_source(cls, layer) -> None:
+def check_source(cls, layer) -> None:
     kind = cls.dense_class()
     if type(layer) is not kind:
         raise TypeError(
@@ -394,7 +443,7 @@ def _check_source(cls, layer) -> None:
         )
 
 
-def _one_threshold(rank, energy, eps) -> dict:
+def one_threshold(rank, energy, eps) -> dict:
     given = {"rank": rank, "energy": energy, "eps": eps}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) != 1:

@@ -15,13 +15,11 @@ from keras import ops
 from keras_tensornet import formats, validation
 from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan
-from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods, serialisable
+from keras_tensornet.layers.common import BATCH_HINT, EXTENT_HINT, FactorizedMethods, serialisable
 from keras_tensornet.modes import kernel_modes
 
 SPATIAL = ("joint", "separate")
 PADDINGS = ("valid", "same", "causal")
-# Height and width that plans assume where they are unknown.
-EXTENT_HINT = 32
 
 
 class FactorizedConv(FactorizedMethods, keras.layers.Layer):
@@ -116,7 +114,7 @@ class FactorizedConv(FactorizedMethods, keras.layers.Layer):
         self._build_kernel(self._kernel_modes(channels))
         axes = {self._channel_axis: channels}
         self.input_spec = keras.layers.InputSpec(ndim=self.ndim + 2, axes=axes)
-        self._extents = self._spatial_part(tuple(input_shape))
+        self.built_shape = tuple(input_shape)
         self.built = True
 
     def _kernel_modes(self, channels: int):
@@ -140,39 +138,23 @@ class FactorizedConv(FactorizedMethods, keras.layers.Layer):
             "filters" if self.groups == 1 else "filters // groups",
         )
 
-    def plan_for(
-        self,
-        batch_size: int | None = None,
-        training: bool = False,
-        merged: bool = False,
-        extents: tuple | None = None,
-    ) -> Plan:
-        """The plan for a batch size and spatial extents.
-
-        Args:
-            batch_size: 32 where it is unknown.
-            training: whether gradients are computed as well.
-            merged: whether kernels are merged beforehand, as in a frozen layer.
-            extents: of the inputs; by default those that the layer was built with, or 32.
-        """
-        extents = tuple(extent or EXTENT_HINT for extent in extents or self._extents)
-        shape = self.compute_output_shape(self._with_channels((batch_size, *extents)))
-        workload = Workload(
-            rows=batch_size or BATCH_HINT,
+    def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
+        """What plans need to know of inputs of that shape."""
+        batch = input_shape[0] or BATCH_HINT
+        extents = tuple(extent or EXTENT_HINT for extent in self._spatial_part(input_shape))
+        shape = self._with_channels((batch, *extents))
+        return Workload(
+            rows=batch,
             spatial_in=extents,
-            spatial_out=self._spatial_part(shape),
+            spatial_out=self._spatial_part(self.compute_output_shape(shape)),
             strides=self.strides,
             training=training,
             merged=merged,
         )
-        return self._make_plan(workload)
 
     def call(self, inputs, training=None):
         """Apply the cores by the plan for these shapes, then bias and activation."""
-        shape = tuple(inputs.shape)
-        plan, kernels = self._plan_and_kernels(
-            bool(training), batch_size=shape[0], extents=self._spatial_part(shape)
-        )
+        plan, kernels = self._plan_and_kernels(tuple(inputs.shape), bool(training))
         if self.data_format == "channels_first":
             inputs = ops.transpose(inputs, (0, *range(2, self.ndim + 2), 1))
         outputs = self._convolution(inputs, plan, kernels)

@@ -6,6 +6,8 @@ Networks (Novikov et al. 2015) for `TTDense`.
 
 from __future__ import annotations
 
+import math
+
 import keras
 from keras import ops
 
@@ -111,28 +113,18 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
             spanned = self.network_argument.kernel_modes()
             in_modes, out_modes = spanned.in_modes, spanned.out_modes
         self._build_kernel(kernel_modes(in_size, self.units, in_modes, out_modes))
+        self.built_shape = tuple(input_shape)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: in_size})
         self.built = True
 
-    def plan_for(
-        self, batch_size: int | None = None, training: bool = False, merged: bool = False
-    ) -> Plan:
-        """The plan for a batch size (times all axes but the last).
-
-        Args:
-            batch_size: rows of the product; 32 where it is unknown.
-            training: whether gradients are computed as well.
-            merged: whether kernels are merged beforehand, as in a frozen layer.
-        """
-        workload = Workload(rows=batch_size or BATCH_HINT, training=training, merged=merged)
-        return self._make_plan(workload)
+    def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
+        """What plans need to know of inputs of that shape: all axes but the last are rows."""
+        rows = math.prod(extent or BATCH_HINT for extent in input_shape[:-1])
+        return Workload(rows=rows, training=training, merged=merged)
 
     def call(self, inputs, training=None):
         """Apply the cores by the plan for this batch, then bias and activation."""
-        rows = 1
-        for extent in inputs.shape[:-1]:
-            rows *= extent or BATCH_HINT
-        plan, kernels = self._plan_and_kernels(bool(training), batch_size=rows)
+        plan, kernels = self._plan_and_kernels(tuple(inputs.shape), bool(training))
         outputs = self._product(inputs, plan, kernels)
         if self.bias is not None:
             outputs = ops.add(outputs, self.bias)

@@ -1,0 +1,100 @@
+"""Freezing: the same outputs, never stale, and never trained."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_tensornet as kt
+from keras_tensornet import layers
+
+
+@pytest.fixture
+def model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.TRConv2D(8, 3, 3, activation="relu"),
+            layers.TTConv2D(6, 3, 2, padding="same"),
+            keras.layers.Flatten(),
+            layers.TTDense(5, 2),
+        ]
+    )
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+
+
+def test_a_frozen_model_computes_the_same(model, images):
+    before = ops.convert_to_numpy(model(images))
+    assert kt.freeze(model, batch_size=4) is model
+    assert all(layer.frozen for layer in model.layers if hasattr(layer, "frozen"))
+    np.testing.assert_allclose(ops.convert_to_numpy(model(images)), before, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(model.predict(images, verbose=0), before, rtol=1e-4, atol=1e-7)
+
+
+def test_a_frozen_layer_merges_nothing_in_its_calls(model, images):
+    kt.freeze(model)
+    layer = model.layers[0]
+    layer._kernel.cores.clear()  # a call that merged would fail without cores
+    layer(images)
+
+
+def test_training_a_frozen_model_raises_and_unfreezing_allows_it(model, images):
+    targets = np.zeros((4, 5), "float32")
+    model.compile("sgd", "mse")
+    model.fit(images, targets, verbose=0)
+    kt.freeze(model)
+    with pytest.raises(RuntimeError, match=r"is frozen.*unfreeze\(model\)"):
+        model(images, training=True)
+    kt.unfreeze(model)
+    before = model.get_weights()
+    model.fit(images, targets, verbose=0)
+    assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_compiled_fit_does_not_outlive_freezing(model, images):
+    if keras.backend.backend() == "jax":
+        pytest.skip("the JAX trainer holds a model's variables while a step fails")
+    targets = np.zeros((4, 5), "float32")
+    model.compile("sgd", "mse")
+    model.fit(images, targets, verbose=0)
+    kt.freeze(model)
+    with pytest.raises(RuntimeError, match="is frozen"):
+        model.fit(images, targets, verbose=0)
+
+
+def test_cores_of_a_frozen_model_cannot_be_assigned(model):
+    weights = [weight * 2 for weight in model.get_weights()]
+    kt.freeze(model)
+    with pytest.raises(RuntimeError, match=r"merged already.*unfreeze\(model\)"):
+        model.set_weights(weights)
+    with pytest.raises(RuntimeError, match="merged already"):
+        model.layers[0].assign_kernel(np.zeros((3, 3, 3, 8)))
+    kt.unfreeze(model)
+    model.set_weights(weights)
+
+
+def test_a_frozen_model_saves_its_cores(model, images, tmp_path):
+    kt.freeze(model)
+    model.save(tmp_path / "frozen.keras")
+    loaded = keras.models.load_model(tmp_path / "frozen.keras")
+    assert not loaded.layers[0].frozen
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(loaded(images)),
+        ops.convert_to_numpy(model(images)),
+        rtol=1e-4,
+        atol=1e-7,
+    )
+
+
+def test_frozen_plans_count_merging_as_free():
+    layer = layers.TRDense(64, 20)
+    layer.build((None, 64))
+    live, merged = layer.plan_for(1), layer.plan_for(1, merged=True)
+    assert merged.implementation == "reconstructed"
+    assert merged.flops == 2 * 64 * 64
+    assert live.flops > merged.flops
