@@ -70,7 +70,10 @@ class Kind:
         reference: `(layer, inputs, kernel, bias) -> outputs` in NumPy, without the activation.
         cases: the first one is the plain case that laws run on which need only one.
         inputs: `(shape with batch, seed) -> array`.
-        unknown: which axes of the input shape (without batch) may be unknown.
+        unknown: which axes of the input shape (without batch) may be unknown; those that a case
+            does not have are left out.
+        empty_batch: whether the dense twin takes a batch of 0; TensorFlow's convolution returns
+            the shape of its inputs for it.
         skips: laws that have no meaning for this kind, each with the reason.
     """
 
@@ -80,6 +83,7 @@ class Kind:
     cases: tuple[Case, ...]
     inputs: Callable = field(default=normal_inputs, hash=False)
     unknown: tuple[int, ...] = ()
+    empty_batch: bool = True
     skips: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -230,6 +234,25 @@ CONV2D_CASES = (
         (6, 6, 6),
         {"filters": 3, "kernel_size": 2, "groups": 3, "strides": 2, "padding": "same"},
     ),
+    Case(
+        "groups separate",
+        (6, 7, 4),
+        {
+            "filters": 8,
+            "kernel_size": 3,
+            "groups": 2,
+            "spatial": "separate",
+            "strides": 2,
+            "padding": "same",
+        },
+    ),
+    Case(
+        "groups dilation",
+        (8, 7, 4),
+        {"filters": 4, "kernel_size": (2, 3), "groups": 2, "dilation_rate": (1, 2)},
+    ),
+    Case("one channel a group", (6, 5, 4), {"filters": 8, "kernel_size": 3, "groups": 4}),
+    Case("strides above the kernel", (7, 8, 4), {"filters": 6, "kernel_size": 2, "strides": 3}),
     Case("one channel", (6, 5, 1), {"filters": 6, "kernel_size": 3, "out_modes": (2, 3)}),
     Case("one filter", (6, 5, 4), {"filters": 1, "kernel_size": 3}),
     Case("pointwise strides", (5, 6, 4), {"filters": 6, "kernel_size": 1, "strides": 2}),
@@ -258,8 +281,15 @@ CONV2D_CASES = (
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("dense", "Dense", _dense_reference, DENSE_CASES),
-        Kind("conv2d", "Conv2D", _conv_reference, CONV2D_CASES, unknown=(0, 1)),
+        Kind("dense", "Dense", _dense_reference, DENSE_CASES, unknown=(-3, -2)),
+        Kind(
+            "conv2d",
+            "Conv2D",
+            _conv_reference,
+            CONV2D_CASES,
+            unknown=(0, 1),
+            empty_batch=False,
+        ),
     )
 }
 
