@@ -1,0 +1,203 @@
+"""What the T-Basis layers have in common: the ring, the basis argument, evaluation by plan."""
+
+from __future__ import annotations
+
+import keras
+from keras import activations, constraints, initializers, ops, regularizers
+
+from keras_tensornet import validation
+from keras_tensornet.contraction import IMPLEMENTATIONS, Plan, Workload, make_plan
+from keras_tensornet.contraction.norms import norm_plan
+from keras_tensornet.initializers import MergedVarianceScaling, merged_variance
+from keras_tensornet.layers.tbasis.basis import _seed, basis_values, check_basis_shape
+from keras_tensornet.layers.tbasis.cores import ADAPTERS, TBasisCores, merge_ring
+from keras_tensornet.layers.tbasis.envelopes import Envelope, envelope
+
+
+class TBasisMethods:
+    """Methods of `TBasisDense` and `TBasisConv2D`.
+
+    A layer is called with the basis, and then owns its coefficients, or with its cores, and then a
+    `TBasisCores` layer owns the coefficients of many layers: `tbasis_model` builds the latter.
+    """
+
+    def _set_arguments(
+        self,
+        activation,
+        use_bias,
+        kernel_initializer,
+        bias_initializer,
+        kernel_regularizer,
+        bias_regularizer,
+        bias_constraint,
+        adapters,
+        implementation,
+        seed,
+    ) -> None:
+        """Check and keep the arguments that both layers share."""
+        self.activation = activations.get(activation)
+        self.use_bias = use_bias
+        if kernel_initializer is None:
+            kernel_initializer = MergedVarianceScaling(2.0, "fan_in")
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        merged_variance(self.kernel_initializer, (1, 1))  # raises where it has none
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.bias_constraint = constraints.get(bias_constraint)
+        self.adapters = validation.one_of("adapters", adapters, ADAPTERS)
+        self.implementation = validation.one_of("implementation", implementation, IMPLEMENTATIONS)
+        self.seed = None if seed is None else _seed(seed)
+        self.bias = None
+        self._own_cores = None
+        self._visible_basis = None
+
+    def __call__(self, inputs, basis=None, cores=None, **kwargs):
+        """Check that exactly one of basis and cores is given, and note the basis' values."""
+        if (basis is None) == (cores is None):
+            given = "neither" if basis is None else "both"
+            raise ValueError(
+                f"{type(self).__name__} '{self.name}' must be called with the shared basis, "
+                f"`layer(x, basis=basis)` with `basis = TBasis(size, rank)(x)`, or with its cores "
+                f"from a TBasisCores layer, `layer(x, cores=cores)`. Received: {given} of the two."
+            )
+        self._visible_basis = None
+        if basis is not None:
+            if not self.built:
+                self._visible_basis = basis_values(basis)
+            return super().__call__(inputs, basis=basis, **kwargs)
+        return super().__call__(inputs, cores=cores, **kwargs)
+
+    def _build_ring(self, kernel_shape, basis_shape, cores_shape) -> None:
+        """Find the ring of the kernel; with a basis, create the coefficients; create the bias."""
+        if basis_shape is not None:
+            _, rank, mode, _ = check_basis_shape(basis_shape, name=self.name)
+        elif cores_shape is not None:
+            _, rank, mode, _ = check_basis_shape(cores_shape, name=self.name)
+        else:
+            raise ValueError(
+                f"Layer '{self.name}' needs the shape of the basis to be built: "
+                "build(inputs_shape, basis_shape=(size, rank, mode, rank))."
+            )
+        self.kernel_shape = tuple(kernel_shape)
+        self._ring = envelope(self.kernel_shape, mode, rank)
+        self.basis_rank, self.basis_mode = rank, mode
+        if basis_shape is not None:
+            self._own_cores = TBasisCores(
+                [kernel_shape],
+                self.adapters,
+                self.kernel_initializer,
+                self.seed,
+                name="cores",
+                dtype=self.dtype_policy,
+            )
+            self._own_cores.build(basis_shape)
+            if self._visible_basis is not None:
+                self._own_cores.correct_variance(self._visible_basis)
+                self._visible_basis = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.kernel_shape[-1],),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    @property
+    def ring(self) -> Envelope:
+        """The modes and labels of the kernel's cores."""
+        if not self.built:
+            raise AttributeError(f"Layer '{self.name}' is not built; call it on data first.")
+        return self._ring
+
+    def correct_variance(self, basis) -> None:
+        """Scale the coefficients so that the merged kernel has its target variance (section 4.2).
+
+        Done when the layer is built, wherever the values of the basis can be read.
+        """
+        if self._own_cores is None:
+            raise ValueError(
+                f"Layer '{self.name}' owns no coefficients: it is called with `cores`. Correct the "
+                "TBasisCores layer that makes them."
+            )
+        self._own_cores.correct_variance(basis)
+
+    def merge_kernel(self, basis=None, cores=None):
+        """The dense kernel in Keras layout, in the dtype of the cores: for a basis, or for cores.
+
+        Args:
+            basis: (size, rank, mode, rank), for a layer that owns its coefficients.
+            cores: (cores, rank, mode, rank), for one that does not.
+        """
+        return merge_ring(self.ring, self._cut_cores(basis, cores))
+
+    def dense_layer(self, basis=None, cores=None):
+        """The stock Keras layer with the merged kernel, the same bias and settings.
+
+        Args:
+            basis, cores: values, as the layer is called with.
+        """
+        dense = self._stock_layer(kernel_initializer="zeros")
+        dense.build(self._stock_input_shape())
+        weights = [self.merge_kernel(basis, cores)] + ([self.bias.value] if self.use_bias else [])
+        dense.set_weights([ops.convert_to_numpy(weight) for weight in weights])
+        dense.trainable = self.trainable
+        return dense
+
+    def _cut_cores(self, basis, cores) -> list:
+        """The cores of the ring's network: the layer's own from the basis, or those given."""
+        if cores is None:
+            if self._own_cores is None:
+                raise ValueError(
+                    f"Layer '{self.name}' was built with `cores` and owns no coefficients. "
+                    "Received: a basis."
+                )
+            cores = self._own_cores(basis)[0]
+        num_cores, *_ = check_basis_shape(cores.shape, self.basis_rank, self.basis_mode, self.name)
+        if num_cores != self.ring.num_cores:
+            raise ValueError(
+                f"Layer '{self.name}' has {self.ring.num_cores} cores, for a kernel of shape "
+                f"{self.kernel_shape}. Received: {num_cores} cores."
+            )
+        return self.ring.cut(ops.unstack(cores, num_cores), ops)
+
+    def _plan(self, workload: Workload) -> Plan:
+        return make_plan(self.ring.network, workload, self._forced or self.implementation)
+
+    _forced: str | None = None
+
+    def _merged_if(self, plan: Plan, cores: list):
+        """The merged kernel where the plan wants one, after adding the kernel's penalty."""
+        kernel = merge_ring(self._ring, cores) if plan.implementation == "reconstructed" else None
+        if self.kernel_regularizer is not None:
+            self.add_loss(self._penalty(cores, kernel))
+        return kernel
+
+    def _penalty(self, cores: list, kernel):
+        """The regularizer on the merged kernel; L2 needs the cores only."""
+        regularizer = self.kernel_regularizer
+        exact = self._ring.modes.padding == (0, 0)  # else cores hold entries that are cropped
+        if kernel is None and exact and isinstance(regularizer, keras.regularizers.L2):
+            return regularizer.l2 * norm_plan(self._ring.network).run(cores, ops)
+        return regularizer(merge_ring(self._ring, cores) if kernel is None else kernel)
+
+    def _stock_config(self) -> dict:
+        """The configuration that the layer shares with its stock twin."""
+        return {
+            "activation": activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": regularizers.serialize(self.activity_regularizer),
+            "bias_constraint": constraints.serialize(self.bias_constraint),
+        }
+
+    def _own_config(self) -> dict:
+        return {
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "adapters": self.adapters,
+            "implementation": self.implementation,
+            "seed": self.seed,
+        }

@@ -1,0 +1,236 @@
+"""2D convolution on a shared basis."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from keras_tensornet.contraction import Plan, Workload
+from keras_tensornet.execution import run_plan, stage_kernels
+from keras_tensornet.layers.common import BATCH_HINT, serialisable
+from keras_tensornet.layers.tbasis.common import TBasisMethods
+
+# Height and width that plans assume where they are unknown.
+EXTENT_HINT = 32
+
+
+@serialisable
+class TBasisConv2D(TBasisMethods, keras.layers.Layer):
+    """A `keras.layers.Conv2D` whose kernel is a ring of cores from a shared basis.
+
+    Call it as `layer(x, basis=basis)`, where `basis = TBasis(size, rank, mode)(x)` is the same
+    tensor for all layers of the network. Its own parameters are `size + rank` a core and the bias.
+    A kernel of C input channels and T filters has max(ceil(log_n C), ceil(log_n T)) cores, and one
+    for its spatial positions unless it is 1 x 1.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: int or (height, width); height times width is at most the basis' mode.
+        kernel_initializer: of the merged kernel, of which only the variance counts; He's by
+            default, as in the paper.
+        kernel_regularizer: of the merged kernel; where the kernel is not merged, an L2 penalty is
+            computed from the cores.
+        adapters: rank adapters, "exp", "linear" or "none"; see `TBasisCores`.
+        implementation: "reconstructed" merges the kernel and runs the dense convolution,
+            "factorized" applies the cores in stages (the paper's direct mapping), "auto" chooses
+            by predicted time. A grouped convolution is always merged.
+        seed: integer, for the coefficients.
+        strides, padding, data_format, dilation_rate, groups, activation, use_bias,
+            bias_initializer, bias_regularizer, activity_regularizer, bias_constraint, **kwargs:
+            as in `keras.layers.Conv2D`.
+
+    Input shape:
+        As `keras.layers.Conv2D`, and `basis`: (size, rank, mode, rank), or `cores`: (cores, rank,
+        mode, rank), the layer's share of what a `TBasisCores` layer returns.
+
+    Output shape:
+        As `keras.layers.Conv2D`.
+
+    Raises:
+        ValueError: if called with neither basis nor cores, with one of another rank or mode than
+            the layer was built for, or with a mode that is smaller than the kernel.
+
+    Source: Obukhov et al. 2020, sections 3 and 4.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=(1, 1),
+        padding="valid",
+        data_format=None,
+        dilation_rate=(1, 1),
+        groups=1,
+        activation=None,
+        use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        bias_constraint=None,
+        adapters="exp",
+        implementation="auto",
+        seed=None,
+        **kwargs,
+    ):
+        # Only the inputs are cast, in `call`: the cores stay in the variable dtype.
+        super().__init__(activity_regularizer=activity_regularizer, autocast=False, **kwargs)
+        # The stock layer checks what both layers take, with Keras' own errors.
+        stock = keras.layers.Conv2D(
+            filters, kernel_size, strides, padding, data_format, dilation_rate, groups
+        )
+        self.filters, self.kernel_size, self.strides = filters, stock.kernel_size, stock.strides
+        self.padding, self.data_format = stock.padding, stock.data_format
+        self.dilation_rate, self.groups = stock.dilation_rate, groups
+        self._set_arguments(
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            bias_regularizer,
+            bias_constraint,
+            adapters,
+            implementation,
+            seed,
+        )
+        if groups > 1:
+            if implementation == "factorized":
+                raise ValueError(
+                    "A grouped convolution on a basis merges its kernel, because its groups need "
+                    f"not be powers of n. Received: groups={groups}, implementation='factorized'. "
+                    "Use implementation='auto' or 'reconstructed'."
+                )
+            self._forced = "reconstructed"
+
+    def build(self, inputs_shape, basis_shape=None, cores_shape=None):
+        """Create coefficients, unless cores are given, and the bias."""
+        channels = inputs_shape[self._channel_axis]
+        if channels is None:
+            raise ValueError(
+                "The channels of the inputs must be known when the layer is built. Received: "
+                f"input shape {tuple(inputs_shape)} with data_format={self.data_format!r}."
+            )
+        if channels % self.groups:
+            raise ValueError(
+                "`groups` must divide the input channels. Received: "
+                f"groups={self.groups}, channels={channels}."
+            )
+        kernel_shape = (*self.kernel_size, channels // self.groups, self.filters)
+        self._build_ring(kernel_shape, basis_shape, cores_shape)
+        self._extents = self._spatial_part(tuple(inputs_shape))
+        self.built = True
+
+    def plan_for(
+        self,
+        batch_size: int | None = None,
+        training: bool = False,
+        extents: tuple | None = None,
+    ) -> Plan:
+        """The plan for a batch size and spatial extents, forward or training."""
+        extents = tuple(extent or EXTENT_HINT for extent in extents or self._extents)
+        channels = self.kernel_shape[-2] * self.groups
+        shape = (batch_size, *extents, channels)
+        if self.data_format == "channels_first":
+            shape = (batch_size, channels, *extents)
+        workload = Workload(
+            rows=batch_size or BATCH_HINT,
+            spatial_in=extents,
+            spatial_out=self._spatial_part(self.compute_output_shape(shape)),
+            strides=self.strides,
+            training=training,
+        )
+        return self._plan(workload)
+
+    def call(self, inputs, basis=None, cores=None, training=None):
+        """Apply the cores by the plan for these shapes, then bias and activation."""
+        inputs = ops.cast(inputs, self.compute_dtype)
+        cores = self._cut_cores(basis, cores)
+        shape = tuple(inputs.shape)
+        plan = self.plan_for(shape[0], bool(training), self._spatial_part(shape))
+        kernel = self._merged_if(plan, cores)
+        if kernel is not None:
+            kernel = ops.cast(kernel, inputs.dtype)
+            outputs = ops.conv(inputs, kernel, **self._settings((0, 1), self.data_format))
+        else:
+            outputs = self._direct(inputs, cores, plan)
+        if self.bias is not None:
+            last = self.data_format == "channels_last"
+            bias = ops.reshape(self.bias, (1, 1, 1, -1) if last else (1, -1, 1, 1))
+            outputs = ops.add(outputs, ops.cast(bias, outputs.dtype))
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _direct(self, inputs, cores: list, plan: Plan):
+        """Stages on channels-last activations; padded channels are zero before, cut after."""
+        if self.data_format == "channels_first":
+            inputs = ops.transpose(inputs, (0, 2, 3, 1))
+        in_padding, out_padding = self.ring.modes.padding
+        if in_padding:
+            inputs = ops.pad(inputs, ((0, 0), (0, 0), (0, 0), (0, in_padding)))
+        size, kernels = self.ring.network.size, stage_kernels(plan, cores)
+        outputs = run_plan(plan, inputs, kernels, size, self._convolve, self._depthwise_convolve)
+        if out_padding:
+            outputs = outputs[..., : self.filters]
+        if self.data_format == "channels_first":
+            outputs = ops.transpose(outputs, (0, 3, 1, 2))
+        return outputs
+
+    def _convolve(self, inputs, kernel, axes):
+        return ops.conv(inputs, kernel, **self._settings(axes, "channels_last"))
+
+    def _depthwise_convolve(self, inputs, kernel, axes):
+        return ops.depthwise_conv(inputs, kernel, **self._settings(axes, "channels_last"))
+
+    def _settings(self, axes: tuple[int, ...], data_format: str) -> dict:
+        """Strides and dilation of the axes that a stage handles; 1 for the others."""
+        return {
+            "strides": tuple(self.strides[axis] if axis in axes else 1 for axis in (0, 1)),
+            "dilation_rate": tuple(
+                self.dilation_rate[axis] if axis in axes else 1 for axis in (0, 1)
+            ),
+            "padding": self.padding,
+            "data_format": data_format,
+        }
+
+    @property
+    def _channel_axis(self) -> int:
+        return -1 if self.data_format == "channels_last" else 1
+
+    def _spatial_part(self, shape: tuple) -> tuple:
+        return shape[1:-1] if self.data_format == "channels_last" else shape[2:]
+
+    def compute_output_shape(self, inputs_shape, basis_shape=None, cores_shape=None):
+        """As `keras.layers.Conv2D`."""
+        return self._stock_layer().compute_output_shape(tuple(inputs_shape))
+
+    def _stock_layer(self, **replaced):
+        config = {"name": self.name, "dtype": self.dtype_policy}
+        return keras.layers.Conv2D(**config | self._conv_config() | self._stock_config() | replaced)
+
+    def _stock_input_shape(self) -> tuple:
+        channels = self.kernel_shape[-2] * self.groups
+        if self.data_format == "channels_last":
+            return (None, None, None, channels)
+        return (None, channels, None, None)
+
+    def _conv_config(self) -> dict:
+        return {
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "dilation_rate": self.dilation_rate,
+            "groups": self.groups,
+        }
+
+    def get_config(self):
+        """All arguments as plain values."""
+        return {
+            **super().get_config(),
+            **self._conv_config(),
+            **self._stock_config(),
+            **self._own_config(),
+        }
