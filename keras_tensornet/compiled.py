@@ -75,7 +75,7 @@ def forward_function(layer, inputs, jit_compile: bool = False) -> Callable[[], o
         import tensorflow as tf
 
         run = tf.function(lambda given: layer(given, training=False), jit_compile=jit_compile)
-        return lambda: run(inputs).numpy()
+        return lambda: (run(inputs), tf.test.experimental.sync_devices())
     if backend == "jax":
         import jax
 
@@ -102,10 +102,9 @@ def gradient_function(layer, inputs, jit_compile: bool = False) -> Callable[[], 
             with tf.GradientTape() as tape:
                 tape.watch(given)
                 outputs = tf.reduce_sum(layer(given, training=True))
-            wanted = [given, *_values(layer.trainable_variables)]
-            return [tf.reduce_sum(gradient) for gradient in tape.gradient(outputs, wanted)]
+            return tape.gradient(outputs, [given, *_values(layer.trainable_variables)])
 
-        return lambda: [gradient.numpy() for gradient in step(inputs)]
+        return lambda: (step(inputs), tf.test.experimental.sync_devices())
     if backend == "jax":
         import jax
 
