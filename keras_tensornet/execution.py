@@ -15,6 +15,7 @@ from keras import ops
 from keras_tensornet.contraction.pairwise import Labels
 from keras_tensornet.contraction.plans import Plan
 from keras_tensornet.contraction.stages import Stage
+from keras_tensornet.modes import KernelModes
 
 # `(inputs, kernel, axes) -> outputs`: the layer's own convolution over some of its spatial axes.
 Convolution = Callable[..., object]
@@ -51,6 +52,29 @@ def run_plan(
         kernel = ops.cast(kernel, inputs.dtype)
         outputs = _Running(stage, size, convolve, depthwise).apply(outputs, kernel)
     return _reorder(outputs, plan.stages[-1].after, plan.finish, size)
+
+
+def run_matmul(plan: Plan, inputs, kernels: Sequence, size: Mapping[str, int], modes: KernelModes):
+    """Multiply by a kernel (in_size, out_size), merged or in stages, cutting any padding off.
+
+    Args:
+        plan: the stages.
+        inputs: (..., in_size)
+        kernels: of the stages; of a reconstructed plan the merged kernel in Keras layout.
+        size: the size of each label.
+        modes: of the kernel.
+
+    Returns:
+        (..., out_size)
+    """
+    if plan.implementation == "reconstructed":
+        return ops.matmul(inputs, ops.cast(kernels[0], inputs.dtype))
+    in_padding, _ = modes.padding
+    flat = ops.reshape(inputs, (-1, modes.in_size))
+    if in_padding:
+        flat = ops.pad(flat, ((0, 0), (0, in_padding)))
+    outputs = run_plan(plan, flat, kernels, size)
+    return ops.reshape(outputs[:, : modes.out_size], (*leading(inputs), modes.out_size))
 
 
 class _Running:
