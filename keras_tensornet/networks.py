@@ -208,8 +208,9 @@ class Network:
 def largest_useful_ranks(network: Network) -> tuple[int, ...]:
     """The bond sizes above which a bond of this network cannot add anything.
 
-    A bond between two cores is useful up to the product of the other sizes of either core; a bond
-    shared by several cores (CP) up to the product of all modes but the largest one it touches.
+    A bond between two cores is useful up to the product of the other sizes of either core, without
+    labels that both carry (a block index); a bond shared by several cores (CP) up to the product
+    of all modes but the largest one it touches.
     Applied until nothing changes, which gives a tensor train its exact limits,
     min(product of the modes to the left, product of the modes to the right).
 
@@ -233,7 +234,9 @@ def largest_useful_ranks(network: Network) -> tuple[int, ...]:
 
 def _bond_limit(network: Network, bond: str, size: Mapping[str, int]) -> int:
     holders = [core for core in network.cores if bond in core]
-    others = [math.prod(size[label] for label in core if label != bond) for core in holders]
+    # What all holders carry (a block index, a second bond) indexes copies, each with its own limit.
+    common = set(holders[0]).intersection(*holders[1:])
+    others = [math.prod(size[label] for label in core if label not in common) for core in holders]
     if len(holders) <= 2:
         return min(others)
     return math.prod(others) // max(others)

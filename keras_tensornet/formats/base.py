@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from operator import attrgetter
 
 import numpy as np
 
@@ -15,6 +14,11 @@ from keras_tensornet.networks import Network
 
 Rank = int | Sequence[int]
 GROUP = "g"
+
+
+def bond_ranks(network: Network) -> tuple[int, ...]:
+    """The sizes of all bonds; (1,) for a network of one core, which has none."""
+    return network.rank or (1,)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Format:
     decompose: Callable[..., list[np.ndarray]]
     spatial: str = "joint"
     tensorize: bool = True
-    rank_argument: Callable[[Network], Rank] = attrgetter("rank")
+    rank_argument: Callable[[Network], Rank] = bond_ranks
     dense_modes: int | None = None
 
 
