@@ -41,7 +41,12 @@ class Command:
     summary: str
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "keras_tensornet.demo.command",
+        "train a small CNN and its tensor-ring and tensor-train twins, compare, export",
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
