@@ -7,7 +7,6 @@ precision) and cast once, after merging.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import keras
@@ -32,8 +31,8 @@ class FactorizedKernel(keras.layers.Layer):
         modes: what the modes of the network stand for in the dense kernel.
         initializer: a Keras initializer of the merged kernel.
         regularizer: a Keras regularizer of the merged kernel.
-        constraint: a Keras constraint; the kernel used is `constraint(merged)`, except that
-            `NonNeg` is put on the cores, which keeps the merged kernel non-negative as well.
+        constraint: a Keras constraint; the kernel used is `constraint(merged)`, so that it holds
+            in every step, as it does for a dense kernel after its projection.
         bond_dropout: share of the indices of each bond that is dropped in training.
         seed: of the bond dropout.
     """
@@ -56,8 +55,7 @@ class FactorizedKernel(keras.layers.Layer):
         self.modes = modes
         self.initializer = initializer
         self.kernel_regularizer = regularizer
-        self.core_constraint = constraint if _is_nonneg(constraint) else None
-        self.kernel_constraint = None if _is_nonneg(constraint) else constraint
+        self.kernel_constraint = constraint
         self.cores = []
 
     def build(self, input_shape=None):
@@ -71,7 +69,6 @@ class FactorizedKernel(keras.layers.Layer):
                 name=f"core_{position}",
                 shape=core_shape,
                 initializer=drawn[position],
-                constraint=self.core_constraint,
                 autocast=False,
             )
             self.cores.append(core)
@@ -158,7 +155,7 @@ def tensorize_kernel(kernel: np.ndarray, network: Network, modes: KernelModes) -
     Raises:
         ValueError: if the kernel has another shape.
     """
-    kernel = np.asarray(kernel)
+    kernel = np.asarray(kernel, dtype="float64")
     if kernel.shape != modes.kernel_shape:
         raise ValueError(
             f"A kernel must have the shape of the dense kernel in Keras layout, "
@@ -228,12 +225,10 @@ def rank_for_threshold(format_name: str, modes: KernelModes, kernel: np.ndarray,
     return format.rank_argument(network_of_cores(network, cores))
 
 
-def relative_error(network: Network, modes: KernelModes, cores, kernel: np.ndarray) -> float:
-    """Frobenius norm of (merged - kernel) over that of the kernel; 0 for a zero kernel met."""
-    wide = [np.asarray(core, dtype="float64") for core in cores]
-    merged = to_keras_layout(kernel_plan(network).run(wide, np), modes, np)
-    norm = math.sqrt(float(np.sum(np.square(kernel, dtype="float64"))))
-    error = float(np.linalg.norm((merged - kernel).ravel()))
+def relative_error(found: np.ndarray, kernel: np.ndarray) -> float:
+    """Frobenius norm of (found - kernel) over that of the kernel; 0 for a zero kernel met."""
+    found, kernel = (np.asarray(array, dtype="float64").ravel() for array in (found, kernel))
+    norm, error = float(np.linalg.norm(kernel)), float(np.linalg.norm(found - kernel))
     return error / norm if norm else error
 
 
@@ -248,7 +243,3 @@ def _assign_unchanged(core, merged: np.ndarray, value):
             "keras_tensornet.unfreeze(model) first."
         )
     return type(core).assign(core, value)
-
-
-def _is_nonneg(constraint) -> bool:
-    return isinstance(constraint, keras.constraints.NonNeg)

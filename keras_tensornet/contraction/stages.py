@@ -222,14 +222,16 @@ def stage_ops(context: StageContext, absorbed: int, group: int) -> tuple[str, ..
             return ("matmul",)
         return ("stacked",) if contracted else ("scale",)
     if shared:
-        return _shared_ops(context, bool(contracted))
+        return _shared_ops(context, context.spatial(group), bool(contracted))
     return ("batched", "block") if carried else ("conv",)
 
 
-def _shared_ops(context: StageContext, contracted: bool) -> tuple[str, ...]:
+def _shared_ops(context: StageContext, spatial: list[str], contracted: bool) -> tuple[str, ...]:
     workload = context.workload
     plain = len(workload.spatial_in) <= 2 and not workload.transposed
-    if plain and not contracted and len(set(workload.strides)) == 1:
+    axes = {axis for label in spatial for axis in context.axes_of[label]}
+    strides = {s if axis in axes else 1 for axis, s in enumerate(workload.strides)}
+    if plain and not contracted and len(strides) == 1:  # TensorFlow's depthwise needs equal strides
         return ("depthwise", "block")
     return ("block",)
 

@@ -7,6 +7,7 @@ its own; each layer names its dense twin and describes its kernel's modes, and g
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -30,6 +31,17 @@ from keras_tensornet.networks import Network, clip_ranks
 # Batch, and height or width, that plans assume where they are unknown.
 BATCH_HINT = 32
 EXTENT_HINT = 32
+# Arguments that may be any function, and are handed from layer to layer as objects.
+LIVE = (
+    "activation",
+    "kernel_initializer",
+    "bias_initializer",
+    "kernel_regularizer",
+    "bias_regularizer",
+    "activity_regularizer",
+    "kernel_constraint",
+    "bias_constraint",
+)
 # Configuration of a dense layer that has no meaning for a factorized one.
 DENSE_ONLY = ("lora_rank", "lora_alpha", "quantization_config")
 # Configuration of a factorized layer that has no meaning for a dense one.
@@ -104,9 +116,7 @@ class FactorizedMethods:
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
-        reparametrised = self.kernel_constraint is not None and not isinstance(
-            self.kernel_constraint, constraints.NonNeg
-        )
+        reparametrised = self.kernel_constraint is not None
         if reparametrised and implementation not in ("auto", "reconstructed"):
             raise ValueError(
                 "A `kernel_constraint` acts on the merged kernel, so the layer has to merge it. "
@@ -117,8 +127,8 @@ class FactorizedMethods:
         self._frozen = None
 
     def _build_kernel(self, modes: KernelModes) -> None:
-        """Create the sublayer with the cores, and the bias."""
-        self._build_cores(modes)
+        """Create the sublayer with the cores, and the bias: both, or neither if one fails."""
+        kernel, rank = self._make_cores(modes)
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -128,18 +138,23 @@ class FactorizedMethods:
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
+        self._kernel, self.rank = kernel, rank
 
     def _build_cores(self, modes: KernelModes) -> None:
         """Create the sublayer with the cores; ranks above what the modes allow are cut."""
-        network = self.network_argument
+        self._kernel, self.rank = self._make_cores(modes)
+
+    def _make_cores(self, modes: KernelModes) -> tuple[FactorizedKernel, object]:
+        """A built kernel that is not yet part of the layer, and the rank that it uses."""
+        network, rank = self.network_argument, self.rank
         if network is None:
             network = formats.get(self._format).build(modes, self.rank)
             clipped = clip_ranks(network)
             if clipped is not network:
-                network, self.rank = clipped, formats.get(self._format).rank_argument(clipped)
+                network, rank = clipped, formats.get(self._format).rank_argument(clipped)
         else:
             _check_fits(network, modes)
-        self._kernel = FactorizedKernel(
+        kernel = FactorizedKernel(
             network,
             modes,
             self.kernel_initializer,
@@ -150,7 +165,8 @@ class FactorizedMethods:
             name="kernel",
             dtype=self.dtype_policy,
         )
-        self._kernel.build()
+        kernel.build()
+        return kernel, rank
 
     @property
     def network(self) -> Network:
@@ -254,7 +270,8 @@ class FactorizedMethods:
             kernel: array in Keras layout, of the dense layer's kernel shape.
 
         Returns:
-            The relative error |merged - kernel| / |kernel| in the Frobenius norm.
+            The relative error |layer.kernel - kernel| / |kernel| in the Frobenius norm, a
+            `kernel_constraint` applied.
 
         Raises:
             ValueError: if the kernel has another shape; the cores are then unchanged.
@@ -263,7 +280,7 @@ class FactorizedMethods:
         kernel = ops.convert_to_numpy(kernel)
         cores = decompose_kernel(kernel, holder.network, holder.modes)
         holder.assign(cores)
-        return relative_error(holder.network, holder.modes, cores, kernel)
+        return relative_error(ops.convert_to_numpy(self.kernel), kernel)
 
     @classmethod
     def from_layer(cls, layer, rank=None, energy=None, eps=None, **kwargs):
@@ -286,9 +303,7 @@ class FactorizedMethods:
         """
         check_source(cls, layer)
         threshold = one_threshold(rank, energy, eps)
-        config = {
-            key: value for key, value in layer.get_config().items() if key not in DENSE_ONLY
-        } | kwargs
+        config = _settings_of(layer, DENSE_ONLY) | kwargs
         kernel = ops.convert_to_numpy(layer.kernel)
         if threshold:
             rank = _ranks_for(cls, layer, config, kernel, threshold)
@@ -302,9 +317,7 @@ class FactorizedMethods:
     def to_dense_layer(self):
         """The dense Keras layer with the merged kernel, the same bias and the same settings."""
         holder = self._built_kernel()
-        config = self.get_config()
-        config = {key: value for key, value in config.items() if key not in FACTORIZED_ONLY}
-        config["kernel_initializer"] = "zeros"
+        config = _settings_of(self, FACTORIZED_ONLY) | {"kernel_initializer": "zeros"}
         dense = self.dense_class().from_config(config)
         dense.build(_input_shape_of(self, np.empty(holder.modes.kernel_shape, "int8")))
         weights = [self.kernel] + ([self.bias.value] if self.use_bias else [])
@@ -420,10 +433,12 @@ def _resolve_mode_argument(name: str, modes):
 
 def _check_fits(network: Network, modes: KernelModes) -> None:
     spans = network.kernel_modes().kernel_shape
-    if spans != modes.kernel_shape:
+    rows, columns = math.prod(modes.in_modes), modes.groups * math.prod(modes.out_modes)
+    needed = (*modes.kernel_size, rows, columns)
+    if spans != needed:
         raise ValueError(
             "The network's modes must multiply to the shape of the layer's kernel in Keras layout, "
-            f"{modes.kernel_shape}. Received a network that spans {spans}: {network}."
+            f"{needed}. Received a network that spans {spans}: {network}."
         )
 
 
@@ -454,6 +469,12 @@ def one_threshold(rank, energy, eps) -> dict:
         validation.fraction("energy", energy)
     given.pop("rank", None)
     return given
+
+
+def _settings_of(layer, without: tuple[str, ...]) -> dict:
+    """A layer's arguments; functions as they are, since a lambda has no configuration."""
+    config = {key: value for key, value in layer.get_config().items() if key not in without}
+    return config | {key: getattr(layer, key) for key in LIVE if key in config}
 
 
 def _ranks_for(cls, layer, config: dict, kernel: np.ndarray, threshold: dict):

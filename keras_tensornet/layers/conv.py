@@ -111,6 +111,7 @@ class FactorizedConv(FactorizedMethods, keras.layers.Layer):
                 "`groups` must divide the input channels. Received: "
                 f"groups={self.groups}, channels={channels}."
             )
+        self.compute_output_shape(input_shape)  # raises where the kernel does not fit
         self._build_kernel(self._kernel_modes(channels))
         axes = {self._channel_axis: channels}
         self.input_spec = keras.layers.InputSpec(ndim=self.ndim + 2, axes=axes)
@@ -141,7 +142,12 @@ class FactorizedConv(FactorizedMethods, keras.layers.Layer):
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
         """What plans need to know of inputs of that shape."""
         batch = input_shape[0] or BATCH_HINT
-        extents = tuple(extent or EXTENT_HINT for extent in self._spatial_part(input_shape))
+        extents = tuple(
+            extent or max(EXTENT_HINT, dilation * (kernel - 1) + 1)
+            for extent, kernel, dilation in zip(
+                self._spatial_part(input_shape), self.kernel_size, self.dilation_rate, strict=True
+            )
+        )
         shape = self._with_channels((batch, *extents))
         return Workload(
             rows=batch,
