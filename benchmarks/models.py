@@ -1,0 +1,212 @@
+"""Whole models against their dense twins: training, memory, building, import, exported files.
+
+    python benchmarks/models.py
+
+Training is `fit` on random images of the model's shape, a few batches at a time, in turns with the
+dense twin. Memory is the peak resident size of a fresh process that builds one model and trains it,
+less that of a process that only imports Keras and this package.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import common
+import keras
+import numpy as np
+
+from keras_tensornet import layers, models
+
+COLUMNS = ("case", "params", "dense_ms", "ratio")
+BATCHES = 8
+
+
+def lenet5(rank: int | None = None) -> keras.Model:
+    """LeNet-5 of the tensor-ring paper, dense or with all layers as rings of one rank."""
+    return _model(models.lenet5, "lenet5", rank, spatial="separate")
+
+
+def resnet32(rank: int | None = None) -> keras.Model:
+    """ResNet-32 for CIFAR, dense or with all layers as rings of one rank."""
+    return _model(functools.partial(models.resnet_cifar, 32), "resnet_cifar32", rank)
+
+
+def _model(build: Callable, name: str, rank: int | None, **options) -> keras.Model:
+    if rank is None:
+        return build()
+    modes = models.tensor_ring_modes(name)
+
+    def conv(filters, kernel_size, *, name, **kwargs):
+        return layers.TRConv2D(
+            filters, kernel_size, rank, name=name, **modes[name], **options, **kwargs
+        )
+
+    def dense(units, *, name, **kwargs):
+        return layers.TRDense(units, rank, name=name, **modes[name], **kwargs)
+
+    factories = {"conv": conv, "dense": dense}
+    if "resnet" in name:
+        factories["stem"] = conv
+    return build(**factories)
+
+
+MODELS = {
+    "lenet5 dense": lenet5,
+    "lenet5 r5": functools.partial(lenet5, 5),
+    "lenet5 r10": functools.partial(lenet5, 10),
+    "lenet5 r20": functools.partial(lenet5, 20),
+    "resnet32 dense": resnet32,
+    "resnet32 r2": functools.partial(resnet32, 2),
+    "resnet32 r6": functools.partial(resnet32, 6),
+    "resnet32 r10": functools.partial(resnet32, 10),
+}
+
+
+def trainer(model: keras.Model, batch_size: int = 128) -> Callable[[], object]:
+    """A function that trains a model on a few batches."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(BATCHES * batch_size, *model.input_shape[1:])).astype("float32")
+    labels = rng.integers(0, 10, len(images))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01), loss)
+    return lambda: model.fit(images, labels, batch_size=batch_size, verbose=0)
+
+
+def training_rows(names: list[str], seconds: float) -> list[dict]:
+    """Milliseconds of a training step, and its ratio to the dense twin's."""
+    built = [MODELS[name]() for name in names]
+    times = common.medians([trainer(model) for model in built], seconds)
+    return [
+        {
+            "case": f"{name} training step",
+            "params": model.count_params(),
+            "dense_ms": times[0] / BATCHES,
+            "ratio": elapsed / times[0],
+        }
+        for name, model, elapsed in zip(names[1:], built[1:], times[1:], strict=True)
+    ]
+
+
+def export_rows(names: list[str], seconds: float) -> list[dict]:
+    """Latency of the exported files of frozen models, in turns with the dense twin's."""
+    import tensorflow as tf
+
+    from keras_tensornet import freeze
+
+    rows = []
+    for batch in (1, 128):
+        functions = []
+        with tempfile.TemporaryDirectory() as folder:
+            for number, name in enumerate(names):
+                model = freeze(MODELS[name](), batch)
+                path = str(Path(folder) / str(number))
+                model.export(path, verbose=False)
+                shape = (batch, *model.input_shape[1:])
+                images = tf.constant(np.random.default_rng(0).normal(size=shape), "float32")
+                served = tf.saved_model.load(path)
+                functions.append(lambda served=served, images=images: served.serve(images))
+            times = common.medians(functions, seconds)
+        rows += [
+            {"case": f"{name} SavedModel b{batch}", "dense_ms": times[0], "ratio": t / times[0]}
+            for name, t in zip(names[1:], times[1:], strict=True)
+        ]
+    return rows
+
+
+def building_rows(repeats: int) -> list[dict]:
+    """Seconds to build and to trace ResNet-32, as ratios to dense; each in a fresh process."""
+    found = {}
+    for name in ("resnet32 dense", "resnet32 r10"):
+        runs = [_in_process("building", name) for _ in range(repeats)]
+        found[name] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    dense, ring = found["resnet32 dense"], found["resnet32 r10"]
+    return [
+        {
+            "case": f"resnet32 r10 {key}",
+            "dense_ms": 1e3 * dense[key],
+            "ratio": ring[key] / dense[key],
+        }
+        for key in ("build", "first_step")
+    ]
+
+
+def memory_rows() -> list[dict]:
+    """Peak memory of training, above that of the imports, as ratios to dense."""
+    idle = _in_process("memory", "")["peak_mb"]
+    rows = []
+    for names in (list(MODELS)[:4], list(MODELS)[4:]):
+        peaks = [_in_process("memory", name)["peak_mb"] - idle for name in names]
+        rows += [
+            {"case": f"{name} peak memory", "dense_mb": peaks[0], "ratio": peak / peaks[0]}
+            for name, peak in zip(names[1:], peaks[1:], strict=True)
+        ]
+    return rows
+
+
+def import_row(repeats: int) -> dict:
+    """Milliseconds that importing this package adds to importing Keras."""
+    script = Path(__file__).parent / "importing.py"
+    runs = [_json_of([sys.executable, str(script)])["import_ms"] for _ in range(repeats)]
+    return {"case": "import keras_tensornet after keras", "added_ms": statistics.median(runs)}
+
+
+def _in_process(task: str, name: str) -> dict:
+    return _json_of([sys.executable, __file__, f"--{task}", name])
+
+
+def _json_of(command: list[str]) -> dict:
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _child(task: str, name: str) -> dict:
+    """What a fresh process measures."""
+    if task == "building":
+        start = time.perf_counter()
+        model = MODELS[name]()
+        built = time.perf_counter()
+        trainer(model)()
+        return {"build": built - start, "first_step": time.perf_counter() - built}
+    import resource
+
+    if name:
+        train = trainer(MODELS[name]())
+        train()
+        train()
+    return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def main() -> None:
+    """Measure, print and write the results."""
+    arguments = common.parse(__doc__)
+    names = list(MODELS)
+    groups = [names[:2]] if arguments.smoke else [names[:4], names[4:]]
+    repeats = 1 if arguments.smoke else 5
+    rows = []
+    for group in groups:
+        rows += training_rows(group, 4 * arguments.seconds)
+        rows += export_rows(group, arguments.seconds)
+    rows.append(import_row(repeats))
+    if not arguments.smoke:
+        rows += building_rows(repeats) + memory_rows()
+    print(common.show(rows, (*COLUMNS, "dense_mb", "added_ms")))
+    print(f"written to {common.save('models', rows, arguments.out, seconds=arguments.seconds)}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3 and sys.argv[1] in ("--building", "--memory"):
+        print(json.dumps(_child(sys.argv[1][2:], sys.argv[2])))
+    else:
+        main()
