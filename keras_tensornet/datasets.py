@@ -25,11 +25,7 @@ DIGITS_TRAIN = 1437
 CIFAR10_MEAN = np.array([125.3, 123.0, 113.9], "float32")
 CIFAR10_STD = np.array([63.0, 62.1, 66.7], "float32")
 
-# Where tensorflow-datasets downloads from; asked first, as it retries for minutes when offline.
-SOURCES = {
-    "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz",
-    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-}
+# tensorflow-datasets retries for minutes when it is offline, so its source is asked first.
 SOURCE_TIMEOUT = 5.0  # seconds
 
 
@@ -122,7 +118,9 @@ def _normalise(name: str, pixels: np.ndarray) -> np.ndarray:
 def _download(builder, name: str) -> None:
     """Prepare the data in place, or say in one line what is missing and what to do."""
     try:
-        request = urllib.request.Request(SOURCES[name], method="HEAD")
+        # the addresses and sizes of its files are part of each builder
+        source = min(builder.url_infos, key=lambda url: builder.url_infos[url].size)
+        request = urllib.request.Request(source, method="HEAD")
         urllib.request.urlopen(request, timeout=SOURCE_TIMEOUT).close()
         builder.download_and_prepare()
     except Exception as error:

@@ -110,9 +110,11 @@ def test_missing_package_names_the_extra(monkeypatch, name, package):
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_without_data_or_network_one_line_names_the_variable(monkeypatch, tmp_path, name):
-    pytest.importorskip("tensorflow_datasets")
+    tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
+    asked = []
 
     def unreachable(request, timeout):
+        asked.append((request.full_url, request.method, timeout))
         raise urllib.error.URLError("no network")
 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
@@ -123,3 +125,7 @@ def test_without_data_or_network_one_line_names_the_variable(monkeypatch, tmp_pa
     assert str(tmp_path) in message
     assert "no network" in message
     assert "\n" not in message
+    # one question to the source that the data set itself names, instead of minutes of retries
+    ((url, method, timeout),) = asked
+    assert url in tensorflow_datasets.builder(name).url_infos
+    assert (method, timeout) == ("HEAD", datasets.SOURCE_TIMEOUT)
