@@ -154,7 +154,8 @@ def _ship(console, models: dict, results: list[measuring.Result], data, out: Pat
 
 def _load(dataset: str):
     """The comparison and its data; everything that imports Keras is imported here."""
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # hints on retracing, in a table's way
+    for library in ("tensorflow", "absl"):  # their hints would stand between our lines
+        logging.getLogger(library).setLevel(logging.ERROR)
     with quiet_start():
         import keras
 
