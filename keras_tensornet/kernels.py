@@ -60,10 +60,9 @@ class FactorizedKernel(keras.layers.Layer):
 
     def build(self, input_shape=None):
         """Create one variable per core."""
-        shape = self.modes.kernel_shape
-        drawn = core_initializers(self.initializer, self.network, shape)
+        drawn = core_initializers(self.initializer, self.network, self.modes.fan_shape)
         if drawn is None:
-            drawn = self._decomposed_initializers(shape)
+            drawn = self._decomposed_initializers(self.modes.kernel_shape)
         for position, core_shape in enumerate(self.network.core_shapes):
             core = self.add_weight(
                 name=f"core_{position}",
@@ -148,7 +147,7 @@ def tensorize_kernel(kernel: np.ndarray, network: Network, modes: KernelModes) -
     """A dense kernel in Keras layout as a tensor whose axes are `network.mode_labels`.
 
     Args:
-        kernel: (*kernel_size, in_size, groups * out_size).
+        kernel: of shape `modes.kernel_shape`.
         network: whose modes are wanted.
         modes: the same modes with the unpadded sizes.
 
@@ -161,6 +160,8 @@ def tensorize_kernel(kernel: np.ndarray, network: Network, modes: KernelModes) -
             f"A kernel must have the shape of the dense kernel in Keras layout, "
             f"{modes.kernel_shape}. Received: shape {kernel.shape}."
         )
+    if modes.order:
+        kernel = kernel.transpose(np.argsort(modes.order))
     extra_in, extra_out = modes.padding
     kernel = kernel.reshape(*modes.kernel_size, modes.in_size, modes.groups, modes.out_size)
     lead = [(0, 0)] * len(modes.kernel_size)

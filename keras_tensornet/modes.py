@@ -36,6 +36,8 @@ class KernelModes:
         spatial: one tuple of extents for each spatial mode: `((3, 3),)` for one joint mode of
             size 9, `((3,), (3,))` for separate modes, `()` for a dense kernel.
         groups: number of groups of a grouped convolution, a mode of its own when above 1.
+        split, order: where a layer keeps its kernel otherwise than `plain_shape`, the sizes that
+            the plain kernel is split into, and the order of those axes in the layer's kernel.
     """
 
     in_size: int
@@ -44,6 +46,8 @@ class KernelModes:
     out_modes: tuple[int, ...]
     spatial: tuple[tuple[int, ...], ...] = ()
     groups: int = 1
+    split: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
@@ -51,9 +55,22 @@ class KernelModes:
         return tuple(extent for extents in self.spatial for extent in extents)
 
     @property
-    def kernel_shape(self) -> tuple[int, ...]:
-        """The shape of the dense kernel in Keras layout: `(*kernel_size, in, groups * out)`."""
+    def plain_shape(self) -> tuple[int, ...]:
+        """The shape of a dense or convolution kernel: `(*kernel_size, in, groups * out)`."""
         return (*self.kernel_size, self.in_size, self.groups * self.out_size)
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """The shape of the dense kernel in Keras layout: plain, unless `split` and `order` say."""
+        if not self.order:
+            return self.plain_shape
+        return tuple(self.split[axis] for axis in self.order)
+
+    @property
+    def fan_shape(self) -> tuple[int, ...]:
+        """The shape from which Keras reads the fans of the kernel: layers without spatial axes
+        tell their initializer which axes are inputs, transposed convolutions do not."""
+        return self.kernel_shape if self.spatial else self.plain_shape
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -139,6 +156,11 @@ def balanced_modes(size: int, num_modes: int | None = None) -> tuple[int, ...]:
             return (size,)
     exact = factors(size, num_modes)
     return _padded_modes(size, num_modes) if _lopsided(exact, size) else exact
+
+
+def fewest_modes(size: int, most: int | None) -> int | None:
+    """The number of modes to ask for where a format takes at most that many; None for its own."""
+    return most if most is not None and len(balanced_modes(size)) > most else None
 
 
 def _padded_modes(size: int, num_modes: int) -> tuple[int, ...]:

@@ -146,14 +146,17 @@ def to_keras_layout(kernel, modes: KernelModes, xp):
         xp: array module.
 
     Returns:
-        kernel: (*kernel_size, in_size, groups * out_size)
+        kernel: (*kernel_size, in_size, groups * out_size), or as `modes.split` and `modes.order`
+            say.
     """
     padded_in, padded_out = math.prod(modes.in_modes), math.prod(modes.out_modes)
     if modes.padding != (0, 0):
         lead = modes.kernel_size
         kernel = xp.reshape(kernel, (*lead, padded_in, modes.groups, padded_out))
         kernel = kernel[..., : modes.in_size, :, : modes.out_size]
-    return xp.reshape(kernel, modes.kernel_shape)
+    if not modes.order:
+        return xp.reshape(kernel, modes.plain_shape)
+    return xp.transpose(xp.reshape(kernel, modes.split), modes.order)
 
 
 def _leaves(tree: Tree) -> list[int]:

@@ -75,7 +75,7 @@ def block_term(modes: KernelModes, rank: Rank) -> Network:
 
 
 def tucker_rank(network: Network) -> tuple[int, ...]:
-    """The `rank` of a Tucker network: of the channel modes, or of all where spatial ones are cut."""
+    """The `rank` of a Tucker network: of channel modes, or of all where spatial ones are cut."""
     modes = network.kernel_modes()
     return _used_ranks(network, modes, mode_chain(modes))
 
@@ -169,8 +169,8 @@ def _leg_ranks(
         )
         raise ValueError(
             f"`rank` of a {name} network with these modes must be an integer or a tuple: {lead}"
-            f"{sum(channels)} integers, one for each of ({_names(legs, channels)}), or {len(legs)}, "
-            f"one for each of ({_names(legs)}). Received: rank={tuple(given)}."
+            f"{sum(channels)} integers, one for each of ({_names(legs, channels)}), or "
+            f"{len(legs)}, one for each of ({_names(legs)}). Received: rank={tuple(given)}."
         )
     short = iter(expand_rank(rank, sum(channels), name, _names(legs, channels)))
     return tuple(

@@ -37,7 +37,7 @@ def hierarchical_tucker(modes: KernelModes, rank: Rank) -> Network:
 
 
 def decompose_tree(tensor: np.ndarray, network: Network, ranks=None, **threshold) -> list:
-    """Hierarchical SVD of a tensor whose axes are the network's modes, grouped as the leaves are."""
+    """Hierarchical SVD of a tensor whose axes are the network's modes, grouped as the leaves."""
     legs = paired_legs(network.kernel_modes())
     if ranks:
         threshold = {"ranks": network.rank, "pad": True}

@@ -25,7 +25,7 @@ from keras_tensornet.kernels import (
     network_of_cores,
     relative_error,
 )
-from keras_tensornet.modes import KernelModes
+from keras_tensornet.modes import KernelModes, fewest_modes, kernel_modes
 from keras_tensornet.networks import Network, clip_ranks
 
 # Batch, and height or width, that plans assume where they are unknown.
@@ -126,14 +126,26 @@ class FactorizedMethods:
         self._reparametrised = reparametrised
         self._frozen = None
 
-    def _build_kernel(self, modes: KernelModes) -> None:
+    def _matrix_modes(self, in_size: int, out_size: int, out_name: str) -> KernelModes:
+        """The modes of a kernel without spatial axes: as given, or the format's default."""
+        in_modes, out_modes = self.in_modes, self.out_modes
+        if self.network_argument is not None:
+            spanned = self.network_argument.kernel_modes()
+            in_modes, out_modes = spanned.in_modes, spanned.out_modes
+        else:
+            most = formats.get(self._format).dense_modes
+            in_modes = fewest_modes(in_size, most) if in_modes is None else in_modes
+            out_modes = fewest_modes(out_size, most) if out_modes is None else out_modes
+        return kernel_modes(in_size, out_size, in_modes, out_modes, out_name=out_name)
+
+    def _build_kernel(self, modes: KernelModes, bias_shape: tuple[int, ...] | None = None) -> None:
         """Create the sublayer with the cores, and the bias: both, or neither if one fails."""
         kernel, rank = self._make_cores(modes)
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
-                shape=(modes.groups * modes.out_size,),
+                shape=bias_shape or (modes.groups * modes.out_size,),
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
@@ -151,7 +163,9 @@ class FactorizedMethods:
             network = formats.get(self._format).build(modes, self.rank)
             clipped = clip_ranks(network)
             if clipped is not network:
-                network, rank = clipped, formats.get(self._format).rank_argument(clipped)
+                # Built again, because a format may drop a core that the cut rank makes needless.
+                rank = formats.get(self._format).rank_argument(clipped)
+                network = formats.get(self._format).build(modes, rank)
         else:
             _check_fits(network, modes)
         kernel = FactorizedKernel(
@@ -308,9 +322,9 @@ class FactorizedMethods:
         if threshold:
             rank = _ranks_for(cls, layer, config, kernel, threshold)
         result = cls.from_config(config | {"rank": rank})
-        result.build(_input_shape_of(result, kernel))
+        result.build(result._input_shape_for(kernel.shape))
         result.assign_kernel(kernel)
-        if layer.use_bias:
+        if layer.bias is not None:
             result.bias.assign(layer.bias)
         return result
 
@@ -319,8 +333,8 @@ class FactorizedMethods:
         holder = self._built_kernel()
         config = _settings_of(self, FACTORIZED_ONLY) | {"kernel_initializer": "zeros"}
         dense = self.dense_class().from_config(config)
-        dense.build(_input_shape_of(self, np.empty(holder.modes.kernel_shape, "int8")))
-        weights = [self.kernel] + ([self.bias.value] if self.use_bias else [])
+        dense.build(self._input_shape_for(holder.modes.kernel_shape))
+        weights = [self.kernel] + ([] if self.bias is None else [self.bias.value])
         dense.set_weights([ops.convert_to_numpy(weight) for weight in weights])
         return dense
 
@@ -362,6 +376,10 @@ class FactorizedMethods:
             network = self.network_argument
             config["network"] = None if network is None else network.to_config()
         return config
+
+    def _input_shape_for(self, kernel_shape: tuple[int, ...]) -> tuple:
+        """An input shape from which the layer builds to a kernel of that shape."""
+        return (None, kernel_shape[-2])
 
     def _built_kernel(self) -> FactorizedKernel:
         if not self.built:
@@ -482,19 +500,10 @@ def _ranks_for(cls, layer, config: dict, kernel: np.ndarray, threshold: dict):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         probe = cls.from_config(config | {"rank": 1, "kernel_initializer": "zeros"})
-        probe.build(_input_shape_of(probe, kernel))
+        probe.build(probe._input_shape_for(kernel.shape))
     cores = decompose_kernel(kernel, probe.network, probe.modes, **threshold)
     network = network_of_cores(probe.network, cores)
     return formats.get(probe._format).rank_argument(network)
-
-
-def _input_shape_of(layer, kernel: np.ndarray) -> tuple:
-    """An input shape from which a layer builds to a kernel of that shape."""
-    channels = kernel.shape[-2] * getattr(layer, "groups", 1)
-    spatial = (None,) * (kernel.ndim - 2)
-    if getattr(layer, "data_format", "channels_last") == "channels_first":
-        return (None, channels, *spatial)
-    return (None, *spatial, channels)
 
 
 def serialisable(cls):

@@ -1,7 +1,8 @@
 """Dense layers whose kernel is a tensor network.
 
 Sources: Tensor Ring Nets (Wang et al. 2018, section 3.1) for `TRDense`; Tensorizing Neural
-Networks (Novikov et al. 2015) for `TTDense`.
+Networks (Novikov et al. 2015) for `TTDense`; De Lathauwer 2008 and Ye et al. 2018 for `BTDense`;
+Grasedyck 2010 and Yin et al. 2021 for `HTDense`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from keras_tensornet import validation
 from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan
 from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods, serialisable
-from keras_tensornet.modes import kernel_modes
 
 
 @serialisable
@@ -108,11 +108,7 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
                 "The last axis of the inputs must be known when the layer is built. Received: "
                 f"input shape {tuple(input_shape)}. Give the size, for example in keras.Input."
             )
-        in_modes, out_modes = self.in_modes, self.out_modes
-        if self.network_argument is not None:
-            spanned = self.network_argument.kernel_modes()
-            in_modes, out_modes = spanned.in_modes, spanned.out_modes
-        self._build_kernel(kernel_modes(in_size, self.units, in_modes, out_modes))
+        self._build_kernel(self._matrix_modes(in_size, self.units, "units"))
         self.built_shape = tuple(input_shape)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: in_size})
         self.built = True
@@ -181,3 +177,72 @@ class TTDense(FactorizedDense):
     """
 
     format = "ttm"
+
+
+@serialisable
+class CPDense(FactorizedDense):
+    """Dense layer with a CP kernel: a factor (n, R) for each mode, R rank-one terms (`rank`).
+
+    Example:
+
+    >>> layer = CPDense(10, rank=6, in_modes=(4, 5), out_modes=(2, 5))
+    >>> layer.build((None, 20))
+    >>> layer.network.num_params
+    96
+    """
+
+    format = "cp"
+
+
+@serialisable
+class TuckerDense(FactorizedDense):
+    """Dense layer with a Tucker kernel: a core of size r_k on each mode, and factors (n_k, r_k).
+
+    `rank` is an int or one entry for each mode; a mode whose rank is its size has no factor. The
+    core grows with the power of the number of modes, so by default each side has at most two.
+
+    Example:
+
+    >>> layer = TuckerDense(10, rank=(2, 2, 5, 6), in_modes=(2, 2, 5), out_modes=(10,))
+    >>> layer.build((None, 20))
+    >>> layer.network.core_shapes
+    ((2, 2, 5, 6), (10, 6))
+    """
+
+    format = "tucker"
+
+
+@serialisable
+class BTDense(FactorizedDense):
+    """Dense layer with a block-term Tucker kernel: a sum of B Tucker blocks on paired modes.
+
+    `rank` is (B, r) for B blocks of rank r, (B, r_1, ...) with one rank for each pair (i_k, o_k),
+    or an int for both. One input and one output mode are not paired.
+
+    Example:
+
+    >>> layer = BTDense(10, rank=(2, 6), in_modes=(4, 5), out_modes=(2, 5))
+    >>> layer.build((None, 20))
+    >>> layer.network.num_params
+    468
+    """
+
+    format = "bt"
+
+
+@serialisable
+class HTDense(FactorizedDense):
+    """Dense layer with a hierarchical Tucker kernel: leaves (i_k, o_k, r) on a binary tree.
+
+    `rank` is an int or one entry for each node below the root, leaves first. One input and one
+    output mode are not paired.
+
+    Example:
+
+    >>> layer = HTDense(10, rank=3, in_modes=(4, 5), out_modes=(2, 5))
+    >>> layer.build((None, 20))
+    >>> layer.network.core_shapes
+    ((4, 2, 3), (5, 5, 3), (3, 3))
+    """
+
+    format = "ht"
