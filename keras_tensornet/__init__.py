@@ -25,11 +25,12 @@ def _is_command_line() -> bool:
 
 
 if not _is_command_line():
-    from keras_tensornet import decompositions, initializers, layers, models, ranks
+    from keras_tensornet import decompositions, initializers, layers, models, ranks, regularizers
     from keras_tensornet.autotuning import apply_tuning, autotune
     from keras_tensornet.compiled import merge
     from keras_tensornet.freezing import freeze, unfreeze
     from keras_tensornet.networks import Network
+    from keras_tensornet.rounding import round_layer, truncate_ranks
 
 __all__ = [
     "Network",
@@ -43,5 +44,8 @@ __all__ = [
     "merge",
     "models",
     "ranks",
+    "regularizers",
+    "round_layer",
+    "truncate_ranks",
     "unfreeze",
 ]
