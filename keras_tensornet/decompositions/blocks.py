@@ -10,6 +10,7 @@ import numpy as np
 from keras_tensornet.decompositions import arguments, padding, tucker
 
 START_SWEEPS = 5
+FINAL_SWEEPS = 2
 
 
 def block_term(tensor, ranks, num_blocks, axes=None, *, num_iter=50, tol=1e-6, pad=False, seed=0):
@@ -51,12 +52,25 @@ def block_term(tensor, ranks, num_blocks, axes=None, *, num_iter=50, tol=1e-6, p
     if not pad:
         arguments.clip_ranks(wanted, used, "factor", stacklevel=3)
     random = np.random.default_rng(seed)
-    blocks = _start(tensor, axes, used, num_blocks, random)
-    blocks = _refine(tensor, axes, blocks, num_iter, tol)
+    blocks = _fit(tensor, axes, used, num_blocks, num_iter, tol, random)
     if pad:
         blocks = [_grow(core, factors, axes, wanted, random) for core, factors in blocks]
     parts = zip(*([core, *factors] for core, factors in blocks), strict=True)
     return arguments.to_dtype([np.stack(part) for part in parts], dtype)
+
+
+def _fit(tensor, axes, ranks, num_blocks, num_iter, tol, random):
+    """Fit the blocks to all they can use of each mode, size b r; then to the whole tensor."""
+    sizes = [min(tensor.shape[a], num_blocks * r) for a, r in zip(axes, ranks, strict=True)]
+    small, bases = tucker.project(tensor, axes, [{"rank": size} for size in sizes])
+    blocks = _start(small, axes, ranks, num_blocks, random)
+    blocks = _refine(small, axes, blocks, num_iter, tol)
+    blocks = [
+        (core, [basis @ factor for basis, factor in zip(bases, factors, strict=True)])
+        for core, factors in blocks
+    ]
+    final = FINAL_SWEEPS if small.shape != tensor.shape else 0
+    return _refine(tensor, axes, blocks, final, tol)
 
 
 def _start(tensor, axes, ranks, num_blocks, random):

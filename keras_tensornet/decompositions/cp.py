@@ -14,7 +14,7 @@ from keras_tensornet.decompositions import arguments, svd, tucker
 from keras_tensornet.decompositions.cp_sweeps import Sweeps, condition, khatri_rao, normalized
 
 FINAL_SWEEPS = 5
-CONDITION_SWEEPS = 30
+CONDITION_SWEEPS = 15
 
 
 def cp_als(

@@ -58,7 +58,7 @@ def hooi(
     axes=None,
     *,
     num_iter=50,
-    tol=1e-8,
+    tol=1e-6,
     pad=False,
     seed=0,
 ):

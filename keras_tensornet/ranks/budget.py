@@ -1,9 +1,10 @@
 """Spend one budget over many layers: choose one option for each so that the total error is least.
 
 This is the multiple-choice knapsack problem. Layers are added one at a time; of all partial sums
-only those are kept that no other beats in both cost and error (the Pareto front). Without
-thinning that is exact; a front longer than `FRONT` keeps the cheapest and the best sum in each of
-`FRONT` equal slices of the budget, which loses a small part of a slice for each layer.
+only those are kept that no other beats in both cost and error (the Pareto front), and that leave
+enough for the cheapest options of the layers to come. Without thinning that is exact; a front
+longer than `FRONT` keeps the best sum in each of `FRONT` equal slices of the budget, which loses
+at most a slice for each layer.
 """
 
 import dataclasses
@@ -111,13 +112,11 @@ def _add_layer(front, layer, limit, slice_width):
 
 
 def _thin(order, costs, slice_width):
-    """Keep the first (cheapest) and the last (best) sum of each slice of the budget."""
+    """Keep the last sum of each slice of the budget, which has the least error in it."""
     if len(order) <= FRONT:
         return order
     slices = np.floor(costs / slice_width)
-    changes = slices[1:] != slices[:-1]
-    first, last = np.append(True, changes), np.append(changes, True)
-    return order[first | last]
+    return order[np.append(slices[1:] != slices[:-1], True)]
 
 
 def _trace(steps, position):

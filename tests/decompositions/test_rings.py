@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keras_tensornet.decompositions import max_tt_ranks, tr_als, tr_svd, tt_svd
@@ -60,12 +60,19 @@ def test_the_best_shift_has_the_least_error_and_axes_stay_in_place():
 
 
 @settings(max_examples=30, deadline=None)
-@given(shape=shapes(least=2, size=4), seed=st.integers(0, 99), data=st.data())
-def test_no_train_of_these_ranks_is_better(shape, seed, data):
+@given(
+    shape=shapes(least=2, size=4),
+    ranks=st.lists(st.integers(2, 4), min_size=4, max_size=4),
+    seed=st.integers(0, 99),
+)
+# Missed by a search that gives all of the first rank's share to the closing bond.
+@example(shape=(4, 4, 4), ranks=[3, 2, 4, 2], seed=434)
+@example(shape=(4, 3, 3), ranks=[3, 2, 2, 2], seed=805)
+def test_no_train_of_these_ranks_is_better(shape, ranks, seed):
     """A train is a ring with one bond of 1, so every cut of the ring into a train is tried."""
     tensor, ndim = tensor_of(shape, seed), len(shape)
     # From 2 on, products of two bonds reach every mode: nothing is reduced before the search.
-    ranks = data.draw(st.lists(st.integers(2, 4), min_size=ndim, max_size=ndim))
+    ranks = ranks[:ndim]
     best = relative_error(tensor, merge_ring(tr_svd(tensor, ranks)))
     for cut in range(ndim):
         turned = tensor.transpose([*range(cut, ndim), *range(cut)])

