@@ -111,15 +111,14 @@ def _mnist() -> Comparison:
         rank = (1, 5, 10) if name == "conv1" else (15, 15, 25)
         return layers.TTConv2D(filters, kernel_size, rank=rank, name=name, **options)
 
+    def train_dense(units, name, **options):
+        rank = 10 if name == "fc1" else (10, 10, 5)
+        return layers.TTDense(units, rank=rank, name=name, **options)
+
     twins = (
         Twin("dense", "dense", lenet5, 1e-3),
         Twin("tr", "tensor ring", partial(lenet5, conv=ring_conv, dense=ring_dense), 3e-3),
-        Twin(
-            "tt",
-            "tensor train",
-            partial(lenet5, conv=train_conv, dense=partial(layers.TTDense, rank=10)),
-            3e-3,
-        ),
+        Twin("tt", "tensor train", partial(lenet5, conv=train_conv, dense=train_dense), 3e-3),
     )
     return Comparison("LeNet-5 on MNIST", twins, 3, 128, 30)
 
