@@ -321,7 +321,7 @@ class FactorizedMethods:
         kernel = ops.convert_to_numpy(layer.kernel)
         if threshold:
             rank = _ranks_for(cls, layer, config, kernel, threshold)
-        result = cls.from_config(config | {"rank": rank})
+        result = cls(**(config | {"rank": rank}))
         result.build(result._input_shape_for(kernel.shape))
         result.assign_kernel(kernel)
         if layer.bias is not None:
@@ -332,7 +332,7 @@ class FactorizedMethods:
         """The dense Keras layer with the merged kernel, the same bias and the same settings."""
         holder = self._built_kernel()
         config = _settings_of(self, FACTORIZED_ONLY) | {"kernel_initializer": "zeros"}
-        dense = self.dense_class().from_config(config)
+        dense = self.dense_class()(**config)
         dense.build(self._input_shape_for(holder.modes.kernel_shape))
         weights = [self.kernel] + ([] if self.bias is None else [self.bias.value])
         dense.set_weights([ops.convert_to_numpy(weight) for weight in weights])
@@ -492,6 +492,7 @@ def one_threshold(rank, energy, eps) -> dict:
 def _settings_of(layer, without: tuple[str, ...]) -> dict:
     """A layer's arguments; functions as they are, since a lambda has no configuration."""
     config = {key: value for key, value in layer.get_config().items() if key not in without}
+    config["dtype"] = layer.dtype_policy
     return config | {key: getattr(layer, key) for key in LIVE if key in config}
 
 
@@ -499,7 +500,7 @@ def _ranks_for(cls, layer, config: dict, kernel: np.ndarray, threshold: dict):
     """The ranks that a threshold gives, in the form that the `rank` argument takes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        probe = cls.from_config(config | {"rank": 1, "kernel_initializer": "zeros"})
+        probe = cls(**(config | {"rank": 1, "kernel_initializer": "zeros"}))
         probe.build(probe._input_shape_for(kernel.shape))
     cores = decompose_kernel(kernel, probe.network, probe.modes, **threshold)
     network = network_of_cores(probe.network, cores)
