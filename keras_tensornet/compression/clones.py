@@ -46,7 +46,8 @@ def copy_variables(source, target) -> None:
             "what is missing into `get_config`."
         )
     for old, new in zip(source.variables, target.variables, strict=True):
-        new.assign(old)
+        # A copy: on JAX the two would share a buffer, which training one of them deletes.
+        new.assign(keras.ops.copy(old))
 
 
 def compile_like(target: keras.Model, source: keras.Model) -> None:

@@ -75,6 +75,15 @@ def is_graph(layer) -> bool:
     return isinstance(layer, (keras.Sequential, Functional))
 
 
+def new_inputs(model):
+    """Fresh `keras.Input` tensors like those of a model, in the same structure."""
+    holders = {layer.output.name: layer for layer in _input_layers(model)}
+    return keras.tree.map_structure(
+        lambda tensor: keras.Input(**_input_arguments(tensor, holders.get(tensor.name))),
+        model.input,
+    )
+
+
 class _Rewriter:
     """One run of `rewrite_model`: the clones made so far, and what is to be copied at the end."""
 
@@ -112,14 +121,9 @@ class _Rewriter:
         # A view without a compile state: clone_model would compile through a serialised form,
         # which unregistered losses and lambdas do not survive.
         view = Functional(model.input, model.output, name=model.name)
-        holders = {layer.output.name: layer for layer in _input_layers(model)}
-        inputs = keras.tree.map_structure(
-            lambda tensor: keras.Input(**_input_arguments(tensor, holders.get(tensor.name))),
-            model.input,
-        )
         cloned = keras.models.clone_model(
             view,
-            input_tensors=inputs,
+            input_tensors=new_inputs(model),
             clone_function=lambda layer: _Chain.of(self.operation(layer, path)),
         )
         return _as_class(cloned, model)

@@ -131,7 +131,7 @@ class TBasisCores(keras.layers.Layer):
             for one, ring in zip(self.envelopes, cores, strict=True)
         ]
 
-    def correct_variance(self, basis) -> None:
+    def correct_variance(self, basis, variances: Sequence[float] | None = None) -> None:
         """Scale the coefficients so that each merged kernel has exactly its target variance.
 
         The second step of the paper's initialisation. Called when the layer is built, wherever the
@@ -139,18 +139,20 @@ class TBasisCores(keras.layers.Layer):
 
         Args:
             basis: values (B, R, N, R).
+            variances: a target for each kernel, instead of the initializer's.
         """
+        if variances is None:
+            variances = [merged_variance(self.kernel_initializer, k) for k in self.kernel_shapes]
         basis = np.asarray(ops.convert_to_numpy(basis), dtype="float64")
         coefficients = ops.convert_to_numpy(self.coefficients).astype("float64")
         rho = np.ones(self.num_cores) if self.adapters is None else self._adapter_values()
         start = 0
-        for one, shape in zip(self.envelopes, self.kernel_shapes, strict=True):
+        for one, target in zip(self.envelopes, variances, strict=True):
             rows = slice(start, start + one.num_cores)
             cores = np.tensordot(coefficients[rows], basis, 1)
             cores = cores * rho[rows].reshape(one.num_cores, -1, 1, 1)
             measured = float(np.var(merge_ring(one, one.cut(cores, np), np)))
             if measured > 0.0:
-                target = merged_variance(self.kernel_initializer, shape)
                 # Each of the d cores is scaled alike: variance goes with the power 2 d.
                 coefficients[rows] *= (target / measured) ** (0.5 / one.num_cores)
             start += one.num_cores

@@ -48,24 +48,34 @@ class Envelope:
         """Full cores (rank, mode, rank) as cores of `network`, with an array module."""
         rank = int(cores[0].shape[0])
         digits = [*zip(self.modes.out_modes, self.modes.in_modes, strict=True)]
-        kept = []
-        for place, (out_digits, in_digits) in enumerate(digits):
-            core = xp.reshape(cores[place], (rank, self.base, self.base, rank))
-            kept.append(core[:, :out_digits, :in_digits, :])
+        kept = [
+            self._cut_digits(core, rank, used, xp)
+            for core, used in zip(cores, digits, strict=False)
+        ]
         if self.num_cores > len(digits):
             kept.append(self._cut_spatial(cores[-1], rank, xp))
         if self.num_cores == 1:
             # A ring of one core is its trace: sum_r C(r, i j, r).
             eye = xp.reshape(xp.eye(rank, dtype=kept[0].dtype), (rank, 1, 1, rank))
-            kept = [xp.sum(xp.multiply(kept[0], eye), axis=(0, 3))]
+            core = xp.reshape(kept[0], (rank, *digits[0], rank))
+            kept = [xp.sum(xp.multiply(core, eye), axis=(0, 3))]
         shapes = self.network.core_shapes
         return [xp.reshape(core, shape) for core, shape in zip(kept, shapes, strict=True)]
+
+    def _cut_digits(self, core, rank: int, used: tuple[int, int], xp):
+        # (rank, mode, rank) -> (rank, output digits, input digits, rank)
+        if used == (self.base, self.base):
+            return core
+        core = xp.reshape(core, (rank, self.base, self.base, rank))
+        return core[:, : used[0], : used[1], :]
 
     def _cut_spatial(self, core, rank: int, xp):
         # (rank, mode, rank) -> (rank, positions, rank)
         if self.spatial_slices is None:
             return core[:, : self.network.size["s0"], :]
         height, width = self.spatial_slices
+        if height == width == self.base:
+            return core
         core = xp.reshape(core, (rank, self.base, self.base, rank))
         return core[:, :height, :width, :]
 
