@@ -56,3 +56,26 @@ def plans_of(layer) -> list[str]:
 def predictions(model, inputs) -> np.ndarray:
     """Outputs of a layer or model as an array."""
     return array(model(inputs))
+
+
+def gradients(layer, inputs) -> list[np.ndarray]:
+    """Gradients of half the sum of squared outputs to the layer's trainable variables."""
+    variables = layer.trainable_variables
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = ops.sum(ops.square(layer(inputs))) / 2
+        return [array(g) for g in tape.gradient(loss, [v.value for v in variables])]
+    if BACKEND == "torch":
+        layer.zero_grad()
+        (ops.sum(ops.square(layer(inputs))) / 2).backward()
+        return [array(v.value.grad) for v in variables]
+    import jax
+
+    def loss(values):
+        outputs, _ = layer.stateless_call(values, frozen, inputs)
+        return ops.sum(ops.square(outputs)) / 2
+
+    frozen = [v.value for v in layer.non_trainable_variables]
+    return [array(g) for g in jax.grad(loss)([v.value for v in variables])]
