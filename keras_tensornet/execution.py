@@ -137,13 +137,13 @@ class _Running:
         *spatial, _ = ops.shape(inputs)[1:]
         stack = ops.reshape(inputs, (-1, self.carried, self.contracted))
         stack = ops.transpose(stack, (1, 0, 2))
-        stack = ops.reshape(stack, (*_one_unknown((-1, *spatial)), self.contracted))
+        stack = ops.reshape(stack, (*one_unknown((-1, *spatial)), self.contracted))
         outputs = self._conv(stack, kernel)
         lead = leading(outputs)
         outputs = ops.reshape(outputs, (self.carried, -1, self.new))
         outputs = ops.transpose(outputs, (1, 0, 2))
         batch = ops.shape(inputs)[0]
-        lead = _one_unknown((batch if isinstance(batch, int) else -1, *lead[1:]))
+        lead = one_unknown((batch if isinstance(batch, int) else -1, *lead[1:]))
         return ops.reshape(outputs, (*lead, self.carried * self.new))
 
     def _block(self, inputs, kernel):
@@ -164,10 +164,11 @@ class _Running:
 
 def leading(array) -> tuple:
     """All axes but the last, as a reshape target: at most one -1, dynamic sizes else."""
-    return _one_unknown(tuple(ops.shape(array)[:-1]))
+    return one_unknown(tuple(ops.shape(array)[:-1]))
 
 
-def _one_unknown(shape: tuple) -> tuple:
+def one_unknown(shape: tuple) -> tuple:
+    """A reshape target: -1 for the only unknown axis; several stay dynamic."""
     unknown = [axis for axis, extent in enumerate(shape) if not isinstance(extent, int)]
     if len(unknown) == 1 and -1 not in [
         shape[axis] for axis in range(len(shape)) if axis not in unknown

@@ -322,7 +322,7 @@ class FactorizedMethods:
         if threshold:
             rank = _ranks_for(cls, layer, config, kernel, threshold)
         result = cls(**(config | {"rank": rank}))
-        result.build(result._input_shape_for(kernel.shape))
+        result.build(result._input_shape_for(kernel.shape, layer))
         result.assign_kernel(kernel)
         if layer.bias is not None:
             result.bias.assign(layer.bias)
@@ -333,7 +333,7 @@ class FactorizedMethods:
         holder = self._built_kernel()
         config = _settings_of(self, FACTORIZED_ONLY) | {"kernel_initializer": "zeros"}
         dense = self.dense_class()(**config)
-        dense.build(self._input_shape_for(holder.modes.kernel_shape))
+        dense.build(self._input_shape_for(holder.modes.kernel_shape, self))
         weights = [self.kernel] + ([] if self.bias is None else [self.bias.value])
         dense.set_weights([ops.convert_to_numpy(weight) for weight in weights])
         return dense
@@ -377,8 +377,8 @@ class FactorizedMethods:
             config["network"] = None if network is None else network.to_config()
         return config
 
-    def _input_shape_for(self, kernel_shape: tuple[int, ...]) -> tuple:
-        """An input shape from which the layer builds to a kernel of that shape."""
+    def _input_shape_for(self, kernel_shape: tuple[int, ...], like) -> tuple:
+        """An input shape from which the layer, like another one, builds to that kernel."""
         return (None, kernel_shape[-2])
 
     def _built_kernel(self) -> FactorizedKernel:
@@ -501,7 +501,7 @@ def _ranks_for(cls, layer, config: dict, kernel: np.ndarray, threshold: dict):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         probe = cls(**(config | {"rank": 1, "kernel_initializer": "zeros"}))
-        probe.build(probe._input_shape_for(kernel.shape))
+        probe.build(probe._input_shape_for(kernel.shape, layer))
     cores = decompose_kernel(kernel, probe.network, probe.modes, **threshold)
     network = network_of_cores(probe.network, cores)
     return formats.get(probe._format).rank_argument(network)

@@ -166,7 +166,7 @@ class ConvMethods(FactorizedMethods):
             **self._common_config(),
         }
 
-    def _input_shape_for(self, kernel_shape: tuple[int, ...]) -> tuple:
+    def _input_shape_for(self, kernel_shape: tuple[int, ...], like) -> tuple:
         """An input shape from which the layer builds to a kernel of that shape."""
         shape = [None] * (self.ndim + 2)
         shape[self._channel_axis] = self._channels_of(kernel_shape)
@@ -251,11 +251,11 @@ class FactorizedConv(ConvMethods, keras.layers.Layer):
             kernel = ops.cast(kernels[0], inputs.dtype)
             return self._convolve(inputs, kernel, tuple(range(self.ndim)))
         in_padding, out_padding = self.modes.padding
-        inputs = _pad_groups(inputs, self.groups, in_padding)
+        inputs = pad_groups(inputs, self.groups, in_padding)
         outputs = run_plan(
             plan, inputs, kernels, self.network.size, self._convolve, self._depthwise_convolve
         )
-        return _crop_groups(outputs, self.groups, self.filters // self.groups, out_padding)
+        return crop_groups(outputs, self.groups, self.filters // self.groups, out_padding)
 
     def _convolve(self, inputs, kernel, axes):
         return ops.conv(inputs, kernel, **self._settings(axes))
@@ -296,7 +296,7 @@ def _spatial_tuple(name: str, value, ndim: int) -> tuple[int, ...]:
     return extents
 
 
-def _pad_groups(inputs, groups: int, padding: int):
+def pad_groups(inputs, groups: int, padding: int):
     """Append zeros to the channels of each group, up to the product of the modes."""
     if not padding:
         return inputs
@@ -306,7 +306,7 @@ def _pad_groups(inputs, groups: int, padding: int):
     return ops.reshape(split, (*leading(inputs), groups * (size + padding)))
 
 
-def _crop_groups(outputs, groups: int, size: int, padding: int):
+def crop_groups(outputs, groups: int, size: int, padding: int):
     """Cut the padded channels of each group off."""
     if not padding:
         return outputs
