@@ -130,7 +130,7 @@ class FactorizedMethods:
         """The modes of a kernel without spatial axes: as given, or the format's default."""
         in_modes, out_modes = self.in_modes, self.out_modes
         if self.network_argument is not None:
-            spanned = self.network_argument.kernel_modes()
+            spanned = spanned_modes(self.network_argument, in_size, out_size)
             in_modes, out_modes = spanned.in_modes, spanned.out_modes
         else:
             most = formats.get(self._format).dense_modes
@@ -296,6 +296,21 @@ class FactorizedMethods:
         holder.assign(cores)
         return relative_error(ops.convert_to_numpy(self.kernel), kernel)
 
+    def assign_cores(self, cores) -> None:
+        """Set the cores from arrays, in the order and of the shapes of `network.core_shapes`.
+
+        Raises:
+            ValueError: if their number or a shape differs; the cores are then unchanged.
+        """
+        holder = self._built_kernel()
+        shapes = tuple(tuple(core.shape) for core in cores)
+        if shapes != holder.network.core_shapes:
+            raise ValueError(
+                f"`cores` must have the shapes {list(holder.network.core_shapes)}. Received: "
+                f"{list(shapes)}."
+            )
+        holder.assign(cores)
+
     @classmethod
     def from_layer(cls, layer, rank=None, energy=None, eps=None, **kwargs):
         """A factorized layer that stands for a trained dense one.
@@ -317,7 +332,7 @@ class FactorizedMethods:
         """
         check_source(cls, layer)
         threshold = one_threshold(rank, energy, eps)
-        config = _settings_of(layer, DENSE_ONLY) | kwargs
+        config = settings_of(layer, DENSE_ONLY) | kwargs
         kernel = ops.convert_to_numpy(layer.kernel)
         if threshold:
             rank = _ranks_for(cls, layer, config, kernel, threshold)
@@ -331,7 +346,7 @@ class FactorizedMethods:
     def to_dense_layer(self):
         """The dense Keras layer with the merged kernel, the same bias and the same settings."""
         holder = self._built_kernel()
-        config = _settings_of(self, FACTORIZED_ONLY) | {"kernel_initializer": "zeros"}
+        config = settings_of(self, FACTORIZED_ONLY) | {"kernel_initializer": "zeros"}
         dense = self.dense_class()(**config)
         dense.build(self._input_shape_for(holder.modes.kernel_shape, self))
         weights = [self.kernel] + ([] if self.bias is None else [self.bias.value])
@@ -449,6 +464,18 @@ def _resolve_mode_argument(name: str, modes):
     return validation.positive_int(name, modes)
 
 
+def spanned_modes(network: Network, in_size: int, out_size: int) -> KernelModes:
+    """The modes of a network of the user's own, which must multiply to the sizes of a kernel."""
+    modes = network.kernel_modes()
+    if (modes.in_size, modes.out_size) != (in_size, out_size):
+        raise ValueError(
+            f"The input modes of the network must multiply to {in_size} and its output modes to "
+            f"{out_size}. Received modes that multiply to {modes.in_size} and {modes.out_size}, of "
+            f"a {network}."
+        )
+    return modes
+
+
 def _check_fits(network: Network, modes: KernelModes) -> None:
     spans = network.kernel_modes().kernel_shape
     rows, columns = math.prod(modes.in_modes), modes.groups * math.prod(modes.out_modes)
@@ -489,7 +516,7 @@ def one_threshold(rank, energy, eps) -> dict:
     return given
 
 
-def _settings_of(layer, without: tuple[str, ...]) -> dict:
+def settings_of(layer, without: tuple[str, ...]) -> dict:
     """A layer's arguments; functions as they are, since a lambda has no configuration."""
     config = {key: value for key, value in layer.get_config().items() if key not in without}
     config["dtype"] = layer.dtype_policy

@@ -143,8 +143,12 @@ class FactorizedRNN(keras.layers.RNN):
 
     def assign_weights_of(self, layer) -> None:
         """Decompose or copy the weights of a dense layer of the same sizes into this one."""
+        self.cell.assign_kernel(layer.cell.kernel)
+        self.assign_recurrence_of(layer)
+
+    def assign_recurrence_of(self, layer) -> None:
+        """Take the recurrent kernel and the biases of a dense layer, but not its input kernel."""
         cell = self.cell
-        cell.assign_kernel(layer.cell.kernel)
         recurrent = ops.convert_to_numpy(layer.cell.recurrent_kernel)
         holder = cell._recurrent_cores
         if holder is None:
