@@ -138,6 +138,14 @@ class FactorizedKernel(keras.layers.Layer):
 
         return [partial(core, position) for position in range(len(self.network.cores))]
 
+    def quantize(self, mode=None, *args, **kwargs):
+        """Refused, in words for `model.quantize`, which visits this sublayer and not its layer."""
+        raise NotImplementedError(
+            f"The kernel '{self.path}' is a tensor network and cannot be quantised in place. "
+            f"Received: mode={mode!r}. Convert its layer with `to_dense_layer()` and quantise the "
+            "result."
+        )
+
     def compute_output_shape(self, input_shape=None):
         """The shape of the dense kernel."""
         return self.modes.kernel_shape

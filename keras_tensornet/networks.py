@@ -64,6 +64,7 @@ class Network:
         inputs: str | None = None,
         outputs: str | None = None,
         spatial: Mapping[str, tuple[int, ...]] | None = None,
+        group: str | None = None,
         name: str = "custom",
     ) -> Network:
         """Build a network from a string of cores such as `"i0 a, a i1 o0 b, b o0"`.
@@ -75,6 +76,7 @@ class Network:
                 "i", sorted.
             outputs: output labels; by default those that begin with "o", sorted.
             spatial: extents of each spatial label, for example `{"s": (3, 3)}`.
+            group: the label of the groups of a grouped convolution.
             name: what the network is called when printed.
 
         Raises:
@@ -94,8 +96,9 @@ class Network:
             cores=core_labels,
             sizes=tuple((label, all_sizes[label]) for label in known),
             in_labels=_select(inputs, known, "i"),
-            out_labels=_select(outputs, known, "o"),
+            out_labels=((group,) if group else ()) + _select(outputs, known, "o"),
             spatial=tuple((label, tuple(extents)) for label, extents in spatial_modes),
+            group_label=group,
             name=name,
         )
 
@@ -311,6 +314,11 @@ def _check_network(network: Network) -> None:
     for core in network.cores:
         if len(set(core)) != len(core):
             raise ValueError(f"A label may appear once in a core. Received: core={core}.")
+    if network.group_label and network.group_label != next(iter(network.out_labels), None):
+        raise ValueError(
+            "The label of the groups must be the first output label. Received: "
+            f"group_label={network.group_label!r}, out_labels={network.out_labels}."
+        )
     for label in modes:
         if modes.count(label) > 1:
             raise ValueError(

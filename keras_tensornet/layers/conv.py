@@ -15,7 +15,12 @@ from keras import ops
 from keras_tensornet import formats, validation
 from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan
-from keras_tensornet.layers.common import BATCH_HINT, EXTENT_HINT, FactorizedMethods
+from keras_tensornet.layers.common import (
+    BATCH_HINT,
+    EXTENT_HINT,
+    FactorizedMethods,
+    spanned_modes,
+)
 from keras_tensornet.modes import KernelModes, kernel_modes
 
 SPATIAL = ("joint", "separate")
@@ -74,6 +79,16 @@ class ConvMethods(FactorizedMethods):
     def _kernel_modes(self, channels: int) -> KernelModes:
         if self.network_argument is not None:
             modes = self.network_argument.kernel_modes()
+            if modes.kernel_size != self.kernel_size or modes.groups != self.groups:
+                raise ValueError(
+                    "The network's spatial modes must have the extents of `kernel_size`, and its "
+                    f"groups must be those of the layer. Received: kernel_size={self.kernel_size}, "
+                    f"groups={self.groups}, and a network of extents {modes.kernel_size} and "
+                    f"{modes.groups} groups. See `spatial` and `group` of `Network.parse`."
+                )
+            spanned_modes(
+                self.network_argument, channels // self.groups, self.filters // self.groups
+            )
             in_modes, out_modes, spatial = modes.in_modes, modes.out_modes, modes.spatial
         else:
             format = formats.get(self._format)
