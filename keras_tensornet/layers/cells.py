@@ -162,7 +162,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         return KernelModes(features, columns, rows, folded)
 
     def _build_recurrent_cores(self) -> FactorizedKernel:
-        modes = self.recurrent_modes()
+        modes = self._recurrent_modes()
         format = formats.get(self._format)
         network = format.build(modes, self.recurrent_rank)
         clipped = clip_ranks(network)
@@ -182,9 +182,9 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         holder.build()
         return holder
 
-    def recurrent_modes(self) -> KernelModes:
+    def _recurrent_modes(self) -> KernelModes:
         """The modes of the recurrent kernel: those of the units, and the folded ones."""
-        out_modes = self.gated_modes(1).out_modes
+        out_modes = self._kernel.modes.out_modes
         wanted = self.out_modes if isinstance(self.out_modes, tuple) else len(out_modes)
         rows = resolve_modes("out_modes", wanted, self.units, "`units`")
         return KernelModes(self.units, self.gates * self.units, rows or (1,), out_modes)
