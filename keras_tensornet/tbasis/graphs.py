@@ -73,17 +73,17 @@ class _Player:
     def run(self, model, inputs, path: str, training):
         if isinstance(model, keras.Sequential):
             for layer in model.layers:
-                inputs = self._call(layer, path, training, inputs)
+                inputs = self._call(layer, path, training, (inputs,), {})
             return inputs
         return model._run_through_graph(
             inputs,
             operation_fn=lambda operation: operation,
             call_fn=lambda operation, *args, **kwargs: self._call(
-                operation, path, training, *args, **kwargs
+                operation, path, training, args, kwargs
             ),
         )
 
-    def _call(self, operation, path: str, training, *args, **kwargs):
+    def _call(self, operation, path: str, training, args: tuple, kwargs: dict):
         if not isinstance(operation, keras.layers.Layer):
             return clone_operation(operation)(*args, **kwargs)
         # A nested model called with training=False (frozen batch norm) passes it to its layers.
