@@ -104,6 +104,7 @@ def merge_plan(network: Network, tree: Tree, wanted: Sequence[str]) -> MergePlan
         for leaf in leaves
     ]
     steps: list[PairStep] = []
+    order = [label for label in wanted if size[label] > 1]
 
     def build(node: Tree) -> int:
         if isinstance(node, int):
@@ -111,14 +112,13 @@ def merge_plan(network: Network, tree: Tree, wanted: Sequence[str]) -> MergePlan
         left, right = build(node[0]), build(node[1])
         members = operands[left][1] | operands[right][1]
         keep = planner.open_labels(members)
-        step = pair_step(left, right, operands[left][0], operands[right][0], keep, size)
+        last = order if node is tree else ()
+        step = pair_step(left, right, operands[left][0], operands[right][0], keep, size, last)
         steps.append(step)
         operands.append((step.labels, members))
         return len(operands) - 1
 
-    last = build(tree)
-    order = [label for label in wanted if size[label] > 1]
-    result = arrange(operands[last][0], order, size)
+    result = arrange(operands[build(tree)][0], order, size)
     shape = tuple(size[label] for label in wanted)
     return MergePlan(
         leaves=leaves,

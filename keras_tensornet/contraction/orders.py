@@ -57,13 +57,16 @@ def merge_order(network: Network, order: str = "planned") -> Tree:
         return hierarchical_order(positions)
     if order == "sequential":
         return sequential_order(positions)
-    return MergePlanner(network).tree((1 << len(network.cores)) - 1)
+    planner = MergePlanner(network, wanted=network.kernel_labels)
+    return planner.tree(planner.everything)
 
 
 class MergePlanner:
     """Fastest merge trees of all sets of a network's cores; sets are bit masks.
 
-    Labels of size 1 never matter for cost and are left out, but for those in `keep`.
+    Labels of size 1 never matter for cost and are left out, but for those in `keep`. With `wanted`,
+    the labels of the final result in order, a last step whose two sides do not follow one another
+    in that order is charged the transposition of the result.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class MergePlanner:
         network: Network,
         machine: Machine = Machine(),
         keep: frozenset[str] = frozenset(),
+        wanted: tuple[str, ...] = (),
     ):
         self.network = network
         self.machine = machine
@@ -80,6 +84,7 @@ class MergePlanner:
             for core in network.cores
         ]
         self.modes = frozenset(network.mode_labels)
+        self.wanted = [label for label in wanted if self.size[label] > 1]
         self._best: dict[int, tuple[float, Tree]] = {}
         self._open: dict[int, frozenset[str]] = {}
 
@@ -158,7 +163,14 @@ class MergePlanner:
         moved = sum(self.count(labels) for labels in (open_left, open_right, result))
         flops = 2 * self.count(open_left | open_right)
         seconds = left_cost + right_cost + self.machine.merge_step(flops, moved)
+        if left | right == self.everything and not self._follow(open_left, open_right):
+            seconds += self.machine.move(self.count(result))
         return seconds, (left_tree, right_tree)
+
+    def _follow(self, left: frozenset[str], right: frozenset[str]) -> bool:
+        """Whether the wanted order has all labels of one side before those of the other."""
+        sides = [label in left for label in self.wanted if label not in left & right]
+        return sides in (sorted(sides), sorted(sides, reverse=True))
 
     def _ask_opt_einsum(self, positions: tuple[int, ...]) -> tuple[float, Tree]:
         cores = sum(1 << position for position in positions)

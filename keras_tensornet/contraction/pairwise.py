@@ -64,17 +64,24 @@ def pair_step(
     right_labels: Labels,
     keep: frozenset[str] | set[str],
     size: Mapping[str, int],
+    wanted: Sequence[str] = (),
 ) -> PairStep:
     """Prepare the contraction of two operands, keeping the labels that others still need.
 
-    The result's labels are: shared labels that are kept, then the left's own, then the right's.
+    The result's labels are: shared labels that are kept, then the left's own, then the right's,
+    each in the order `wanted` where that is given: then the operands are transposed, and not the
+    result, which is larger.
     Both operands must already be free of labels that nobody else has and nobody keeps.
     """
+    if wanted and next((label for label in wanted if label not in left_labels), "") == wanted[0]:
+        left, right, left_labels, right_labels = right, left, right_labels, left_labels
     shared = [label for label in left_labels if label in right_labels]
     stacked = [label for label in shared if label in keep]
     summed = [label for label in shared if label not in keep]
     rows = [label for label in left_labels if label not in shared]
     columns = [label for label in right_labels if label not in shared]
+    for group in (stacked, rows, columns) if wanted else ():
+        group.sort(key=wanted.index)
     labels = (*stacked, *rows, *columns)
     batch, m, k, n = (_count(group, size) for group in (stacked, rows, summed, columns))
     stack = (batch,) if stacked else ()

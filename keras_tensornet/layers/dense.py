@@ -13,8 +13,8 @@ import keras
 from keras import ops
 
 from keras_tensornet import validation
-from keras_tensornet.contraction import Plan, Workload
-from keras_tensornet.execution import leading, run_plan
+from keras_tensornet.contraction import Workload
+from keras_tensornet.execution import run_matmul
 from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods, serialisable
 
 
@@ -121,20 +121,10 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
     def call(self, inputs, training=None):
         """Apply the cores by the plan for this batch, then bias and activation."""
         plan, kernels = self._plan_and_kernels(tuple(inputs.shape), bool(training))
-        outputs = self._product(inputs, plan, kernels)
+        outputs = run_matmul(plan, inputs, kernels, self.network.size, self.modes)
         if self.bias is not None:
             outputs = ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
-
-    def _product(self, inputs, plan: Plan, kernels: list):
-        if plan.implementation == "reconstructed":
-            return ops.matmul(inputs, ops.cast(kernels[0], inputs.dtype))
-        in_padding, _ = self.modes.padding
-        flat = ops.reshape(inputs, (-1, self.modes.in_size))
-        if in_padding:
-            flat = ops.pad(flat, ((0, 0), (0, in_padding)))
-        outputs = run_plan(plan, flat, kernels, self.network.size)
-        return ops.reshape(outputs[:, : self.units], (*leading(inputs), self.units))
 
     def compute_output_shape(self, input_shape):
         """(batch, ..., units)"""
