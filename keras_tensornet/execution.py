@@ -122,9 +122,10 @@ class _Running:
         TensorFlow's is up to twice as fast as its product of tall matrices, and the bias that
         follows is fused into it; other backends lay images out anew for a convolution.
         """
-        images = self.convolve is not None and len(inputs.shape) == 4
+        if self.convolve is None or len(inputs.shape) != 4:
+            return False
         known = self.carried == 1 or isinstance(inputs.shape[2], int)
-        return images and known and keras.backend.backend() == "tensorflow"
+        return known and keras.backend.backend() == "tensorflow"
 
     def _pointwise(self, inputs, kernel):
         # (B, H, W * carried, contracted) * (1, 1, contracted, new), carried being next to W
