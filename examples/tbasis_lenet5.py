@@ -46,10 +46,11 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="no runs, only the table")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each network")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tbasis_lenet5")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         smoke = arguments.smoke
-        results = Path(folder) / "results.json" if smoke else RESULTS
+        results = Path(folder) / "results.json" if smoke else arguments.results
         work = Path(folder) if smoke else arguments.work
         if not arguments.report:
             data = datasets.load("digits" if smoke else "mnist")

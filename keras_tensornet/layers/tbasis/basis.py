@@ -89,7 +89,7 @@ class TBasis(keras.layers.Layer):
         # sigma_B^2 = 1 / (B R), eq. (13)
         generator = random_generator(self.seed)
         values = generator.normal(0.0, 1.0 / math.sqrt(self.size * self.rank), shape)
-        return ops.convert_to_tensor(values.astype("float32"), dtype=dtype)
+        return ops.convert_to_tensor(values, dtype=dtype)
 
     def call(self, inputs):
         """The basis, whatever the inputs."""
@@ -102,6 +102,10 @@ class TBasis(keras.layers.Layer):
     def compute_output_shape(self, input_shape=None):
         """(size, rank, mode, rank)"""
         return self.shape
+
+    def compute_output_spec(self, *args, **kwargs):
+        """In the variable dtype, unlike the outputs of other layers."""
+        return keras.KerasTensor(self.shape, dtype=self.variable_dtype)
 
     def get_config(self):
         """All arguments as plain values."""

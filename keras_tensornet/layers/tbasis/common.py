@@ -61,6 +61,8 @@ class TBasisMethods:
                 f"`layer(x, basis=basis)` with `basis = TBasis(size, rank)(x)`, or with its cores "
                 f"from a TBasisCores layer, `layer(x, cores=cores)`. Received: {given} of the two."
             )
+        if self.built:
+            self._check_given(basis, cores)
         self._visible_basis = None
         if basis is not None:
             if not self.built:
@@ -147,20 +149,27 @@ class TBasisMethods:
 
     def _cut_cores(self, basis, cores) -> list:
         """The cores of the ring's network: the layer's own from the basis, or those given."""
+        self._check_given(basis, cores)
         if cores is None:
+            cores = self._own_cores(basis)[0]
+        return self.ring.cut(ops.unstack(cores, self.ring.num_cores), ops)
+
+    def _check_given(self, basis, cores) -> None:
+        """Refuse a basis or cores of another kind than the layer was built for."""
+        if basis is not None:
             if self._own_cores is None:
                 raise ValueError(
                     f"Layer '{self.name}' was built with `cores` and owns no coefficients. "
                     "Received: a basis."
                 )
-            cores = self._own_cores(basis)[0]
+            self._own_cores.check_basis(basis.shape, self.name)
+            return
         num_cores, *_ = check_basis_shape(cores.shape, self.basis_rank, self.basis_mode, self.name)
         if num_cores != self.ring.num_cores:
             raise ValueError(
                 f"Layer '{self.name}' has {self.ring.num_cores} cores, for a kernel of shape "
                 f"{self.kernel_shape}. Received: {num_cores} cores."
             )
-        return self.ring.cut(ops.unstack(cores, num_cores), ops)
 
     def _plan(self, workload: Workload) -> Plan:
         return make_plan(self.ring.network, workload, self._forced or self.implementation)

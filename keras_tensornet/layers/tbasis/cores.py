@@ -77,6 +77,8 @@ class TBasisCores(keras.layers.Layer):
 
     def __call__(self, basis, *args, **kwargs):
         """Note the values of the basis where they can be read: building needs them."""
+        if self.built:
+            self.check_basis(basis.shape, self.name)
         self._visible_basis = None if self.built else basis_values(basis)
         return super().__call__(basis, *args, **kwargs)
 
@@ -107,12 +109,7 @@ class TBasisCores(keras.layers.Layer):
 
     def call(self, basis):
         """All cores from one product with the basis: a list of (cores, rank, mode, rank)."""
-        size, rank, mode, _ = check_basis_shape(basis.shape, *self.basis_shape[1:3], self.name)
-        if size != self.basis_shape[0]:
-            raise ValueError(
-                f"Layer '{self.name}' was built for a basis of {self.basis_shape[0]} tensors. "
-                f"Received: a basis of {size}. Give it the basis that it was built with."
-            )
+        size, rank, mode, _ = self.basis_shape
         flat = ops.reshape(basis, (size, rank * mode * rank))
         cores = ops.matmul(self.coefficients.value, flat)  # (D, B) @ (B, R N R)
         cores = ops.reshape(cores, (self.num_cores, rank, mode * rank))
@@ -122,6 +119,15 @@ class TBasisCores(keras.layers.Layer):
             cores = ops.multiply(cores, ops.expand_dims(rho, -1))
         cores = ops.reshape(cores, (self.num_cores, rank, mode, rank))
         return ops.split(cores, self._boundaries(), axis=0) if len(self.envelopes) > 1 else [cores]
+
+    def check_basis(self, shape, name: str) -> None:
+        """Refuse a basis of another shape than the coefficients are for; `name` is the layer's."""
+        size, *_ = check_basis_shape(shape, *self.basis_shape[1:3], name)
+        if size != self.basis_shape[0]:
+            raise ValueError(
+                f"Layer '{name}' was built for a basis of {self.basis_shape[0]} tensors. "
+                f"Received: a basis of {size}. Give it the basis that it was built with."
+            )
 
     def kernels(self, basis) -> list:
         """The merged dense kernels in Keras layout, for a basis (B, R, N, R)."""
@@ -156,7 +162,8 @@ class TBasisCores(keras.layers.Layer):
                 # Each of the d cores is scaled alike: variance goes with the power 2 d.
                 coefficients[rows] *= (target / measured) ** (0.5 / one.num_cores)
             start += one.num_cores
-        self.coefficients.assign(coefficients.astype("float32"))
+        dtype = self.coefficients.dtype
+        self.coefficients.assign(ops.convert_to_tensor(coefficients, dtype=dtype))
 
     def _adapter_values(self) -> np.ndarray:
         rho = ops.convert_to_numpy(self.adapters).astype("float64")
@@ -172,7 +179,7 @@ class TBasisCores(keras.layers.Layer):
             stop = start + one.num_cores
             rows[start:stop] *= math.sqrt(variance ** (1.0 / one.num_cores))
             start = stop
-        return ops.convert_to_tensor(rows.astype("float32"), dtype=dtype)
+        return ops.convert_to_tensor(rows, dtype=dtype)
 
     def _boundaries(self) -> list[int]:
         counts = [one.num_cores for one in self.envelopes]
@@ -185,6 +192,11 @@ class TBasisCores(keras.layers.Layer):
             (envelope(shape, mode, rank).num_cores, rank, mode, rank)
             for shape in self.kernel_shapes
         ]
+
+    def compute_output_spec(self, basis, *args, **kwargs):
+        """In the variable dtype, unlike the outputs of other layers."""
+        shapes = self.compute_output_shape(basis.shape)
+        return [keras.KerasTensor(shape, dtype=self.variable_dtype) for shape in shapes]
 
     def get_config(self):
         """All arguments as plain values."""
