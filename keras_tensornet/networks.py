@@ -239,6 +239,10 @@ def _bond_limit(network: Network, bond: str, size: Mapping[str, int]) -> int:
     holders = [core for core in network.cores if bond in core]
     # What all holders carry (a block index, a second bond) indexes copies, each with its own limit.
     common = set(holders[0]).intersection(*holders[1:])
+    if len(holders) > 2:
+        # One copy can be any product of tensors over what each holder shares with no other one.
+        carried = Counter(label for core in holders for label in core)
+        common = {label for label, count in carried.items() if count > 1}
     others = [math.prod(size[label] for label in core if label not in common) for core in holders]
     if len(holders) <= 2:
         return min(others)

@@ -1,5 +1,6 @@
 """Keras layers whose kernels are tensor networks."""
 
+from keras_tensornet.layers.attention import FactorizedMultiHeadAttention
 from keras_tensornet.layers.conv1d import (
     BTConv1D,
     CPConv1D,
@@ -101,6 +102,7 @@ __all__ = [
     "FactorizedGRUCell",
     "FactorizedLSTM",
     "FactorizedLSTMCell",
+    "FactorizedMultiHeadAttention",
     "HTConv1D",
     "HTConv2D",
     "HTConv3D",

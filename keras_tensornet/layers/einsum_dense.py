@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_tensornet import validation
 from keras_tensornet.contraction import Plan, Workload
-from keras_tensornet.execution import one_unknown, run_plan
+from keras_tensornet.execution import one_unknown, run_matmul
 from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods, serialisable
 from keras_tensornet.layers.equations import parse_equation
 
@@ -114,7 +114,9 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
         modes = self._matrix_modes(rows, columns, f"the size of '{equation.new}'")
         self._build_kernel(equation.kernel_modes(modes, size), bias_shape)
         self.built_shape = shape
-        self.input_spec = keras.layers.InputSpec(ndim=len(shape))
+        _, summed = equation.input_axes(len(shape))
+        axes = {axis - len(shape): shape[axis] for axis in summed}
+        self.input_spec = keras.layers.InputSpec(ndim=len(shape), axes=axes)
         self.built = True
 
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
@@ -140,13 +142,8 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
         flat = ops.reshape(_transposed(inputs, (*rows, *summed)), (-1, modes.in_size))
         if plan.implementation == "reconstructed":
             back = sorted(range(len(modes.order)), key=modes.order.__getitem__)
-            kernel = ops.reshape(_transposed(kernels[0], tuple(back)), modes.plain_shape)
-            outputs = ops.matmul(flat, ops.cast(kernel, inputs.dtype))
-        else:
-            padding, _ = modes.padding
-            if padding:
-                flat = ops.pad(flat, ((0, 0), (0, padding)))
-            outputs = run_plan(plan, flat, kernels, self.network.size)[:, : modes.out_size]
+            kernels = [ops.reshape(_transposed(kernels[0], tuple(back)), modes.plain_shape)]
+        outputs = run_matmul(plan, flat, kernels, self.network.size, modes)
         new = modes.split[len(summed) :]
         outputs = ops.reshape(outputs, one_unknown((*lead, *new)))
         return _transposed(outputs, equation.output_order(ndim))
