@@ -174,6 +174,24 @@ def _conv_reference(layer, inputs, kernel, bias):
     )
 
 
+def _transpose_reference(layer, inputs, kernel, bias):
+    return references.conv_transpose(
+        inputs,
+        kernel,
+        bias,
+        shape=layer.compute_output_shape(inputs.shape),
+        strides=layer.strides,
+        padding=layer.padding,
+        dilation=layer.dilation_rate,
+        channels_first=layer.data_format == "channels_first",
+    )
+
+
+def _einsum_reference(layer, inputs, kernel, bias):
+    outputs = np.einsum(layer.equation, inputs.astype("float64"), kernel)
+    return outputs if bias is None else outputs + bias
+
+
 DENSE_CASES = (
     Case("plain", (12,), {"units": 10, "in_modes": (3, 4), "out_modes": (2, 5)}),
     Case("more axes", (2, 3, 12), {"units": 10}),
@@ -278,6 +296,100 @@ CONV2D_CASES = (
     ),
 )
 
+CONV1D_CASES = (
+    Case(
+        "plain",
+        (9, 4),
+        {"filters": 6, "kernel_size": 3, "in_modes": (2, 2), "out_modes": (2, 3)},
+    ),
+    Case(
+        "causal", (9, 4), {"filters": 6, "kernel_size": 3, "dilation_rate": 2, "padding": "causal"}
+    ),
+    Case("same strides", (8, 4), {"filters": 6, "kernel_size": 3, "strides": 2, "padding": "same"}),
+    Case("groups", (5, 8), {"filters": 12, "kernel_size": 3, "groups": 2}),
+)
+
+CONV3D_CASES = (
+    Case(
+        "plain",
+        (4, 3, 5, 4),
+        {"filters": 6, "kernel_size": 2, "in_modes": (2, 2), "out_modes": (2, 3)},
+    ),
+    Case(
+        "same strides",
+        (5, 4, 3, 4),
+        {
+            "filters": 6,
+            "kernel_size": (2, 3, 1),
+            "strides": 2,
+            "padding": "same",
+            "spatial": "separate",
+        },
+    ),
+)
+
+TRANSPOSE_CASES = (
+    Case(
+        "plain",
+        (4, 5, 4),
+        {"filters": 6, "kernel_size": 3, "in_modes": (2, 2), "out_modes": (2, 3), "strides": 2},
+    ),
+    Case("same", (4, 5, 4), {"filters": 6, "kernel_size": (3, 2), "padding": "same", "strides": 2}),
+    Case(
+        "output padding",
+        (3, 4, 4),
+        {
+            "filters": 6,
+            "kernel_size": 3,
+            "strides": (2, 3),
+            "output_padding": (1, 0),
+            "spatial": "separate",
+        },
+    ),
+    Case(
+        "same output padding",
+        (3, 4, 4),
+        {"filters": 6, "kernel_size": 3, "strides": 2, "padding": "same", "output_padding": 1},
+    ),
+    Case("dilation", (4, 5, 4), {"filters": 6, "kernel_size": 2, "dilation_rate": (1, 2)}),
+    Case("wide strides", (3, 4, 4), {"filters": 6, "kernel_size": 2, "strides": 3}),
+    Case(
+        "channels first",
+        (4, 3, 5),
+        {"filters": 6, "kernel_size": 3, "strides": (1, 2), "data_format": "channels_first"},
+    ),
+)
+
+EINSUM_CASES = (
+    Case(
+        "plain",
+        (5, 12),
+        {"equation": "abc,cd->abd", "output_shape": (5, 10), "bias_axes": "d"},
+    ),
+    Case(
+        "heads",
+        (5, 6),
+        {"equation": "abc,cde->abde", "output_shape": (5, 2, 5), "bias_axes": "de"},
+    ),
+    Case(
+        "joined heads",
+        (5, 3, 4),
+        {"equation": "abcd,cde->abe", "output_shape": (5, 10), "bias_axes": "e"},
+    ),
+    Case(
+        "ellipsis",
+        (2, 3, 12),
+        {"equation": "...x,yx->...y", "output_shape": 10, "bias_axes": "y"},
+    ),
+    Case(
+        "middle axis",
+        (6, 3),
+        {"equation": "abc,bd->acd", "output_shape": (3, 10), "bias_axes": "cd"},
+    ),
+    Case("right ellipsis", (6, 3), {"equation": "ab...,bc->ac...", "output_shape": 4}),
+    Case("padded modes", (37,), {"equation": "ab,cb->ac", "output_shape": 41, "bias_axes": "c"}),
+)
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -290,6 +402,19 @@ KINDS: dict[str, Kind] = {
             unknown=(0, 1),
             empty_batch=False,
         ),
+        Kind("conv1d", "Conv1D", _conv_reference, CONV1D_CASES, unknown=(0,), empty_batch=False),
+        Kind(
+            "conv3d", "Conv3D", _conv_reference, CONV3D_CASES, unknown=(0, 1, 2), empty_batch=False
+        ),
+        Kind(
+            "conv2d_transpose",
+            "Conv2DTranspose",
+            _transpose_reference,
+            TRANSPOSE_CASES,
+            unknown=(0, 1),
+            empty_batch=False,
+        ),
+        Kind("einsum", "EinsumDense", _einsum_reference, EINSUM_CASES),
     )
 }
 
@@ -300,6 +425,38 @@ ROWS: tuple[Row, ...] = (
     Row("tr", "conv2d", "TRConv2D"),
     Row("tt", "conv2d", "TTConv2D"),
     Row("ttm", "conv2d", "TTMConv2D"),
+    Row("cp", "dense", "CPDense"),
+    Row("tucker", "dense", "TuckerDense"),
+    Row("bt", "dense", "BTDense"),
+    Row("ht", "dense", "HTDense"),
+    Row("cp", "conv2d", "CPConv2D"),
+    Row("tucker", "conv2d", "TuckerConv2D"),
+    Row("bt", "conv2d", "BTConv2D"),
+    Row("ht", "conv2d", "HTConv2D"),
+    Row("tr", "conv1d", "TRConv1D"),
+    Row("tt", "conv1d", "TTConv1D"),
+    Row("ttm", "conv1d", "TTMConv1D"),
+    Row("cp", "conv1d", "CPConv1D"),
+    Row("tucker", "conv1d", "TuckerConv1D"),
+    Row("bt", "conv1d", "BTConv1D"),
+    Row("ht", "conv1d", "HTConv1D"),
+    Row("tr", "conv3d", "TRConv3D"),
+    Row("tt", "conv3d", "TTConv3D"),
+    Row("ttm", "conv3d", "TTMConv3D"),
+    Row("cp", "conv3d", "CPConv3D"),
+    Row("tucker", "conv3d", "TuckerConv3D"),
+    Row("bt", "conv3d", "BTConv3D"),
+    Row("ht", "conv3d", "HTConv3D"),
+    Row("tr", "conv2d_transpose", "TRConv2DTranspose"),
+    Row("tt", "conv2d_transpose", "TTConv2DTranspose"),
+    Row("cp", "conv2d_transpose", "CPConv2DTranspose"),
+    Row("tucker", "conv2d_transpose", "TuckerConv2DTranspose"),
+    Row("tr", "einsum", "TREinsumDense"),
+    Row("ttm", "einsum", "TTEinsumDense"),
+    Row("cp", "einsum", "CPEinsumDense"),
+    Row("tucker", "einsum", "TuckerEinsumDense"),
+    Row("bt", "einsum", "BTEinsumDense"),
+    Row("ht", "einsum", "HTEinsumDense"),
 )
 
 

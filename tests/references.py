@@ -33,7 +33,8 @@ def merged_kernel(network, modes, cores) -> np.ndarray:
     padded_out = math.prod(network.size[label] for label in outputs)
     kernel = tensor.reshape(*modes.kernel_size, padded_in, modes.groups, padded_out)
     kernel = kernel[..., : modes.in_size, :, : modes.out_size]
-    return kernel.reshape(*modes.kernel_size, modes.in_size, modes.groups * modes.out_size)
+    kernel = kernel.reshape(*modes.kernel_size, modes.in_size, modes.groups * modes.out_size)
+    return kernel.reshape(modes.split).transpose(modes.order) if modes.order else kernel
 
 
 def dense(inputs, kernel, bias=None) -> np.ndarray:
@@ -87,6 +88,35 @@ def conv(
             outputs[..., mine] += np.einsum("...i,io->...o", part, kernel[tap][:, mine])
     if bias is not None:
         outputs = outputs + bias
+    return np.moveaxis(outputs, -1, 1) if channels_first else outputs
+
+
+def conv_transpose(
+    inputs, kernel, bias, shape, strides, padding, dilation, channels_first=False
+) -> np.ndarray:
+    """Transposed convolution of (B, *spatial, C) with (*kernel_size, F, C), outputs of `shape`.
+
+    Each input is spread over the positions that its kernel reaches; "same" padding then cuts as
+    much off the start as off the end, the odd one off the end.
+    """
+    inputs = np.asarray(inputs, dtype="float64")
+    if channels_first:
+        inputs = np.moveaxis(inputs, 1, -1)
+        shape = (shape[0], *shape[2:], shape[1])
+    ndim = kernel.ndim - 2
+    reach = [dilation[axis] * (kernel.shape[axis] - 1) + 1 for axis in range(ndim)]
+    full = [(inputs.shape[1 + k] - 1) * strides[k] + reach[k] for k in range(ndim)]
+    room = [max(full[k], shape[1 + k]) for k in range(ndim)]
+    spread = np.zeros((len(inputs), *room, kernel.shape[-2]))
+    for tap in itertools.product(*(range(extent) for extent in kernel.shape[:ndim])):
+        starts = [tap[k] * dilation[k] for k in range(ndim)]
+        stops = [starts[k] + (inputs.shape[1 + k] - 1) * strides[k] + 1 for k in range(ndim)]
+        window = tuple(slice(starts[k], stops[k], strides[k]) for k in range(ndim))
+        spread[(slice(None), *window)] += np.einsum("...i,oi->...o", inputs, kernel[tap])
+    for k in range(ndim):
+        cut = max(full[k] - shape[1 + k], 0) // 2 if padding == "same" else 0
+        spread = np.take(spread, range(cut, cut + shape[1 + k]), axis=1 + k)
+    outputs = spread if bias is None else spread + bias
     return np.moveaxis(outputs, -1, 1) if channels_first else outputs
 
 

@@ -62,7 +62,8 @@ def test_unknown_sizes_have_the_shapes_of_the_dense_twin(row):
         if row.why_not("reference", case):
             continue
         known = ("units", "filters", "kernel_size", "strides", "padding", "dilation_rate")
-        known = {*known, "groups", "data_format", "use_bias"}
+        known = {*known, "groups", "data_format", "use_bias", "output_padding"}
+        known = {*known, "equation", "output_shape", "bias_axes"}
         arguments = {key: value for key, value in case.arguments.items() if key in known}
         dense = getattr(keras.layers, row.operation.dense)(**arguments)
         inputs = keras.Input(_unknown(row, case))
