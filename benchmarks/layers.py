@@ -146,6 +146,7 @@ def measure(case: Case, seconds: float) -> dict:
     forward = [forward_function(layer, inputs) for layer in (dense, frozen, live)]
     dense_ms, frozen_ms, live_ms = common.medians(forward, seconds)
     plans = candidate_plans(live.network, live.plan_for(training=True).workload)
+    known = {plan.describe(): plan.seconds for plan in plans}
     chains = [plan.describe() for plan in plans[:4]]
     chains += [plan.describe() for plan in plans if plan.implementation == "reconstructed"]
     steps = [dense, *(case.build(implementation=chain) for chain in dict.fromkeys(chains))]
@@ -169,6 +170,10 @@ def measure(case: Case, seconds: float) -> dict:
         "frozen_plan": frozen.plan.describe(),
         "forward_plan": live.plan.describe(),
         "predicted_ms": live.plan.seconds * 1e3,
+        "candidates": [
+            {"chain": chain, "predicted_ms": 1e3 * known[chain], "step_ms": time}
+            for chain, time in zip(dict.fromkeys(chains), candidates, strict=True)
+        ],
         "params": live.network.num_params,
     }
 
