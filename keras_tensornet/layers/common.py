@@ -7,23 +7,36 @@ its own; each layer names its dense twin and describes its kernel's modes, and g
 
 from __future__ import annotations
 
-import math
-import warnings
 from typing import NamedTuple
 
 import keras
-import numpy as np
 from keras import activations, constraints, initializers, ops, regularizers
 
 from keras_tensornet import formats, validation
-from keras_tensornet.contraction import Plan, Workload, check_implementation, make_plan
+from keras_tensornet.contraction import Plan, Workload, make_plan
 from keras_tensornet.execution import stage_kernels
 from keras_tensornet.initializers import MergedVarianceScaling
 from keras_tensornet.kernels import (
     FactorizedKernel,
     decompose_kernel,
-    network_of_cores,
     relative_error,
+)
+from keras_tensornet.layers.arguments import (
+    check_fits,
+    resolve_format,
+    resolve_implementation,
+    resolve_mode_argument,
+    resolve_network,
+    resolve_rank,
+    spanned_modes,
+)
+from keras_tensornet.layers.conversion import (
+    DENSE_ONLY,
+    FACTORIZED_ONLY,
+    check_source,
+    one_threshold,
+    ranks_for,
+    settings_of,
 )
 from keras_tensornet.modes import KernelModes, fewest_modes, kernel_modes
 from keras_tensornet.networks import Network, clip_ranks
@@ -31,31 +44,6 @@ from keras_tensornet.networks import Network, clip_ranks
 # Batch, and height or width, that plans assume where they are unknown.
 BATCH_HINT = 32
 EXTENT_HINT = 32
-# Arguments that may be any function, and are handed from layer to layer as objects.
-LIVE = (
-    "activation",
-    "kernel_initializer",
-    "bias_initializer",
-    "kernel_regularizer",
-    "bias_regularizer",
-    "activity_regularizer",
-    "kernel_constraint",
-    "bias_constraint",
-)
-# Configuration of a dense layer that has no meaning for a factorized one.
-DENSE_ONLY = ("lora_rank", "lora_alpha", "quantization_config")
-# Configuration of a factorized layer that has no meaning for a dense one.
-FACTORIZED_ONLY = (
-    "rank",
-    "format",
-    "network",
-    "in_modes",
-    "out_modes",
-    "implementation",
-    "spatial",
-    "bond_dropout",
-    "seed",
-)
 
 
 class Frozen(NamedTuple):
@@ -100,12 +88,12 @@ class FactorizedMethods:
         bias_constraint,
     ) -> None:
         """Check and keep the arguments that all factorized layers share."""
-        self._format = _resolve_format(type(self).format, format, network)
-        self.network_argument = _resolve_network(network)
-        self.rank = _resolve_rank(rank, network)
-        self.in_modes = _resolve_mode_argument("in_modes", in_modes)
-        self.out_modes = _resolve_mode_argument("out_modes", out_modes)
-        self.implementation = _resolve_implementation(implementation)
+        self._format = resolve_format(type(self).format, format, network)
+        self.network_argument = resolve_network(network)
+        self.rank = resolve_rank(rank, network)
+        self.in_modes = resolve_mode_argument("in_modes", in_modes)
+        self.out_modes = resolve_mode_argument("out_modes", out_modes)
+        self.implementation = resolve_implementation(implementation)
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         if kernel_initializer is None:
@@ -167,7 +155,7 @@ class FactorizedMethods:
                 rank = formats.get(self._format).rank_argument(clipped)
                 network = formats.get(self._format).build(modes, rank)
         else:
-            _check_fits(network, modes)
+            check_fits(network, modes)
         kernel = FactorizedKernel(
             network,
             modes,
@@ -335,7 +323,7 @@ class FactorizedMethods:
         config = settings_of(layer, DENSE_ONLY) | kwargs
         kernel = ops.convert_to_numpy(layer.kernel)
         if threshold:
-            rank = _ranks_for(cls, layer, config, kernel, threshold)
+            rank = ranks_for(cls, layer, config, kernel, threshold)
         result = cls(**(config | {"rank": rank}))
         result.build(result._input_shape_for(kernel.shape, layer))
         result.assign_kernel(kernel)
@@ -402,136 +390,6 @@ class FactorizedMethods:
                 f"Layer '{self.name}' has no cores yet. Call it on data or `build` it first."
             )
         return self._kernel
-
-
-def _resolve_format(fixed: str | None, format: str | None, network) -> str | None:
-    if fixed is not None and format not in (None, fixed):
-        raise ValueError(
-            f"This layer's format is {fixed!r}. Received: format={format!r}. Use the layer of that "
-            "format, or a Factorized layer, which takes any."
-        )
-    if network is not None:
-        if format is not None or fixed is not None:
-            raise ValueError(
-                "Give either `format` or a `network` of your own, not both. Received: "
-                f"format={format or fixed!r} and network={network}."
-            )
-        return None
-    return formats.get(fixed or format or "tr").name
-
-
-def _resolve_network(network) -> Network | None:
-    if isinstance(network, dict):
-        return Network.from_config(network)
-    if network is not None and not isinstance(network, Network):
-        raise TypeError(
-            "`network` must be a keras_tensornet.Network. Received: "
-            f"{network!r} of type {type(network).__name__}. Build one with `Network.parse`."
-        )
-    return network
-
-
-def _resolve_rank(rank, network):
-    if network is not None:
-        if rank is not None:
-            raise ValueError(
-                "A `network` of your own has its sizes already; leave `rank` out. "
-                f"Received: rank={rank!r}."
-            )
-        return None
-    if isinstance(rank, (list, tuple)):
-        return validation.int_tuple("rank", rank)
-    return validation.positive_int("rank", rank)
-
-
-def _resolve_implementation(implementation) -> str | dict:
-    """An implementation for all calls, or one for inference and one for training."""
-    if not isinstance(implementation, dict):
-        return check_implementation(implementation)
-    if set(implementation) != {"inference", "training"}:
-        raise ValueError(
-            "An `implementation` given as a dict must have the keys 'inference' and 'training'. "
-            f"Received: {implementation!r}."
-        )
-    return {phase: check_implementation(chain) for phase, chain in implementation.items()}
-
-
-def _resolve_mode_argument(name: str, modes):
-    if modes is None:
-        return None
-    if isinstance(modes, (list, tuple)):
-        return validation.int_tuple(name, modes)
-    return validation.positive_int(name, modes)
-
-
-def spanned_modes(network: Network, in_size: int, out_size: int) -> KernelModes:
-    """The modes of a network of the user's own, which must multiply to the sizes of a kernel."""
-    modes = network.kernel_modes()
-    if (modes.in_size, modes.out_size) != (in_size, out_size):
-        raise ValueError(
-            f"The input modes of the network must multiply to {in_size} and its output modes to "
-            f"{out_size}. Received modes that multiply to {modes.in_size} and {modes.out_size}, of "
-            f"a {network}."
-        )
-    return modes
-
-
-def _check_fits(network: Network, modes: KernelModes) -> None:
-    spans = network.kernel_modes().kernel_shape
-    rows, columns = math.prod(modes.in_modes), modes.groups * math.prod(modes.out_modes)
-    needed = (*modes.kernel_size, rows, columns)
-    if spans != needed:
-        raise ValueError(
-            "The network's modes must multiply to the shape of the layer's kernel in Keras layout, "
-            f"{needed}. Received a network that spans {spans}: {network}."
-        )
-
-
-def check_source(cls, layer) -> None:
-    kind = cls.dense_class()
-    if type(layer) is not kind:
-        raise TypeError(
-            f"{cls.__name__}.from_layer takes a keras.layers.{kind.__name__}. Received: "
-            f"{layer!r} of type {type(layer).__name__}."
-        )
-    if not layer.built:
-        raise ValueError(f"Layer '{layer.name}' is not built, so it has no kernel to decompose.")
-    if layer.quantization_mode is not None:
-        raise ValueError(
-            f"Layer '{layer.name}' is quantised to {layer.quantization_mode}; decompose the "
-            "layer before it is quantised."
-        )
-
-
-def one_threshold(rank, energy, eps) -> dict:
-    given = {"rank": rank, "energy": energy, "eps": eps}
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) != 1:
-        raise ValueError(
-            f"Give exactly one of `rank`, `energy` and `eps`. Received: {given or 'none of them'}."
-        )
-    if "energy" in given:
-        validation.fraction("energy", energy)
-    given.pop("rank", None)
-    return given
-
-
-def settings_of(layer, without: tuple[str, ...]) -> dict:
-    """A layer's arguments; functions as they are, since a lambda has no configuration."""
-    config = {key: value for key, value in layer.get_config().items() if key not in without}
-    config["dtype"] = layer.dtype_policy
-    return config | {key: getattr(layer, key) for key in LIVE if key in config}
-
-
-def _ranks_for(cls, layer, config: dict, kernel: np.ndarray, threshold: dict):
-    """The ranks that a threshold gives, in the form that the `rank` argument takes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        probe = cls(**(config | {"rank": 1, "kernel_initializer": "zeros"}))
-        probe.build(probe._input_shape_for(kernel.shape, layer))
-    cores = decompose_kernel(kernel, probe.network, probe.modes, **threshold)
-    network = network_of_cores(probe.network, cores)
-    return formats.get(probe._format).rank_argument(network)
 
 
 def serialisable(cls):
