@@ -364,7 +364,13 @@ EINSUM_CASES = (
     Case(
         "plain",
         (5, 12),
-        {"equation": "abc,cd->abd", "output_shape": (5, 10), "bias_axes": "d"},
+        {
+            "equation": "abc,cd->abd",
+            "output_shape": (5, 10),
+            "bias_axes": "d",
+            "in_modes": (3, 4),
+            "out_modes": (2, 5),
+        },
     ),
     Case(
         "heads",
@@ -378,7 +384,7 @@ EINSUM_CASES = (
     ),
     Case(
         "ellipsis",
-        (2, 3, 12),
+        (3, 12),
         {"equation": "...x,yx->...y", "output_shape": 10, "bias_axes": "y"},
     ),
     Case(
@@ -386,7 +392,11 @@ EINSUM_CASES = (
         (6, 3),
         {"equation": "abc,bd->acd", "output_shape": (3, 10), "bias_axes": "cd"},
     ),
-    Case("right ellipsis", (6, 3), {"equation": "ab...,bc->ac...", "output_shape": 4}),
+    Case(
+        "right ellipsis",
+        (6, 3),
+        {"equation": "ab...,bc->ac...", "output_shape": 4, "bias_axes": "c"},
+    ),
     Case("padded modes", (37,), {"equation": "ab,cb->ac", "output_shape": 41, "bias_axes": "c"}),
 )
 
