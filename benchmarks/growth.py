@@ -2,9 +2,9 @@
 
     python benchmarks/growth.py
 
-One convolution, 3x3 on 32x32 images: rank from 2 to 32 at 64 channels and batch 32, channels from
-16 to 256 at rank 8, batch from 1 to 128 at rank 8. Measured and predicted times of what `auto` runs,
-and of the dense twin, on log axes.
+One convolution, 3x3 on 32x32 images: rank from 2 to 32 at 64 channels and batch 32, channels
+from 16 to 256 at rank 8, batch from 1 to 128 at rank 8. Measured and predicted times of what
+`auto` runs, and of the dense twin, on log axes.
 """
 
 from __future__ import annotations
