@@ -1,5 +1,17 @@
 """Turn a trained Keras model into a smaller one."""
 
+from keras_tensornet.compression.compress import compress_model
+from keras_tensornet.compression.normalisation import reestimate_batch_norm
+from keras_tensornet.compression.planning import plan_compression
+from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
 from keras_tensornet.compression.walker import rewrite_model, walk_layers
 
-__all__ = ["rewrite_model", "walk_layers"]
+__all__ = [
+    "CompressionPlan",
+    "LayerChoice",
+    "compress_model",
+    "plan_compression",
+    "reestimate_batch_norm",
+    "rewrite_model",
+    "walk_layers",
+]

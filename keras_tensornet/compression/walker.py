@@ -77,6 +77,8 @@ def is_graph(layer) -> bool:
 
 def new_inputs(model):
     """Fresh `keras.Input` tensors like those of a model, in the same structure."""
+    if isinstance(model, keras.Sequential):
+        return keras.Input(**_input_arguments(model.inputs[0], model._layers[0]))
     holders = {layer.output.name: layer for layer in _input_layers(model)}
     return keras.tree.map_structure(
         lambda tensor: keras.Input(**_input_arguments(tensor, holders.get(tensor.name))),
@@ -112,7 +114,7 @@ class _Rewriter:
         return result
 
     def _sequential(self, model, path: str):
-        layers = [keras.Input(**_input_arguments(model.inputs[0], model._layers[0]))]
+        layers = [new_inputs(model)]
         for layer in model.layers:
             layers.extend(_as_list(self.operation(layer, path)))
         return type(model)(layers, name=model.name)

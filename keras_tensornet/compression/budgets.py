@@ -1,0 +1,111 @@
+"""Spending one budget over all layers: options for each layer, then the knapsack.
+
+For each layer and format a few decompositions are tried, from coarse to fine, and their costs and
+errors noted. Options in between get ranks and errors by interpolation, so that the budget can be
+met within 1 %. The sum of the layers' squared relative errors is made least: relative, because a
+layer's scale says nothing where normalisation follows, and squared, because errors of different
+layers are nearly uncorrelated, so that their squares add up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from keras_tensornet import ranks
+from keras_tensornet.compression.costs import Costs
+from keras_tensornet.compression.subjects import Candidate, Form, Subject
+
+# Relative errors at which decompositions are tried.
+TRIALS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
+          0.85, 0.9, 0.95)  # fmt: skip
+BETWEEN = 5
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a layer may become.
+
+    Attributes:
+        form: format and modes; None to stay dense.
+        rank: in that form.
+        costs: of the kernel.
+        error: squared relative error, measured or interpolated.
+    """
+
+    form: Form | None
+    rank: object
+    costs: Costs
+    error: float
+
+
+def options_of(subject: Subject, forms: list[Form], budget: str, multiple: int) -> list[Option]:
+    """All options of a layer that are cheaper than leaving it dense, and that."""
+    found = [Option(None, None, subject.dense, 0.0)]
+    for form in forms:
+        trials = _trials(subject, form)
+        found += _denser(trials, multiple)
+    dense = cost(subject.dense, budget)
+    return [
+        option
+        for option in found
+        if option.form is None
+        or (cost(option.costs, budget) < dense and option.costs.params < subject.dense.params)
+    ]
+
+
+def cost(costs: Costs, budget: str) -> float:
+    """Costs in the units of a budget."""
+    return {"params": costs.params, "flops": costs.flops, "latency": costs.seconds}[budget]
+
+
+def choose(options: list[list[Option]], budget: str, total: float) -> list[Option]:
+    """One option for each layer: total cost at most `total`, total error least.
+
+    Raises:
+        ValueError: if not even the cheapest options fit.
+    """
+    pairs = [[(cost(option.costs, budget), option.error) for option in layer] for layer in options]
+    allocation = ranks.allocate(pairs, total)
+    return [layer[index] for layer, index in zip(options, allocation.choices, strict=True)]
+
+
+def _trials(subject: Subject, form: Form) -> list[Candidate]:
+    """Decompositions from fine to coarse, without their arrays."""
+    found: dict[str, Candidate] = {}
+    for eps in TRIALS:
+        trial = subject.decompose(form, eps=eps, sweeps=0)
+        # The finest ranks of some formats cost more than the kernel: nothing to learn there.
+        found[str(trial.rank)] = Candidate(form, trial.rank, trial.network, trial.error)
+    smallest = subject.decompose(form, rank=1, sweeps=0)
+    found[str(smallest.rank)] = Candidate(form, smallest.rank, smallest.network, smallest.error)
+    return sorted(found.values(), key=lambda trial: -trial.params)
+
+
+def _denser(trials: list[Candidate], multiple: int) -> list[Option]:
+    """The trials and what lies between neighbours; ranks rounded to multiples."""
+    from keras_tensornet.compression.rules import rounded
+
+    options = {}
+    for finer, coarser in zip(trials, [*trials[1:], trials[-1]], strict=True):
+        for step in range(BETWEEN):
+            share = step / BETWEEN
+            rank = rounded(_between(finer.rank, coarser.rank, share), multiple)
+            rank, network = finer.form.network(rank)
+            error = math.exp(
+                (1 - share) * math.log(finer.error**2 + 1e-12)
+                + share * math.log(coarser.error**2 + 1e-12)
+            )
+            trial = Candidate(finer.form, rank, network, error)
+            options.setdefault(str(rank), Option(finer.form, rank, trial.costs, error))
+    return list(options.values())
+
+
+def _between(first, second, share: float):
+    if isinstance(first, (tuple, list)) and isinstance(second, (tuple, list)):
+        if len(first) != len(second):  # ranks of two shapes cannot be mixed
+            return first if share < 0.5 else second
+        return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    if isinstance(first, int) and isinstance(second, int):
+        return round(first + (second - first) * share)
+    return first if share < 0.5 else second

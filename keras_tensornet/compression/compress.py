@@ -1,0 +1,154 @@
+"""Compression of a trained model: `compress_model`, one call from a dense model to a small one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+from keras import ops
+
+from keras_tensornet.compression import rules
+from keras_tensornet.compression.normalisation import reestimate_batch_norm
+from keras_tensornet.compression.planning import calibrated_subjects, plan_with_cores
+from keras_tensornet.compression.plans import CompressionPlan
+from keras_tensornet.compression.progress import Progress, reporter
+from keras_tensornet.compression.selection import decompose_each
+from keras_tensornet.compression.subjects import Candidate, Subject
+from keras_tensornet.compression.targets import factorized_layer, find_targets
+from keras_tensornet.compression.walker import rewrite_model
+
+
+def compress_model(
+    model: keras.Model,
+    format: str = "tt",
+    rank=None,
+    energy: float | None = None,
+    eps: float | None = None,
+    ratio: float | None = None,
+    params: float | None = None,
+    flops: float | None = None,
+    latency: float | None = None,
+    vbmf: bool = False,
+    multiple: int = 1,
+    include=None,
+    exclude=None,
+    overrides: Mapping[str, Mapping | None] | None = None,
+    calibration_data=None,
+    plan: CompressionPlan | None = None,
+    progress: Progress = None,
+) -> keras.Model:
+    """Return a new, smaller model with factorized layers; the given model stays as it was.
+
+    Either say what is wanted (exactly one of the rules from `rank` to `vbmf`, see
+    `plan_compression` for all arguments), or give a `plan` to carry out.
+
+    With `calibration_data` each layer is decomposed so that the error of its *output* on the data
+    is least, biases take up what is left of the mean error, and batch-norm statistics are estimated
+    again. A thousand inputs are enough; labels are not needed.
+
+    Args:
+        model: a built Sequential or Functional model.
+        plan: made by `plan_compression` for this model, perhaps edited.
+        **: the other arguments as in `plan_compression`.
+
+    Returns:
+        A model of the same kind, with the same layer names, inputs and outputs, compiled in the
+        same way with a fresh optimizer. Layers that the plan leaves dense keep their weights.
+
+    Raises:
+        TypeError: for a subclassed model; the message says what to do instead.
+        ValueError: for wrong arguments, or a plan that does not fit the model.
+
+    Example:
+
+    >>> inputs = keras.Input((8, 8, 3))
+    >>> x = keras.layers.Conv2D(16, 3, name="first")(inputs)
+    >>> x = keras.layers.Conv2D(32, 3, name="second")(x)
+    >>> model = keras.Model(inputs, x)
+    >>> small = compress_model(model, format="tt", energy=0.6, exclude="first")
+    >>> type(small.get_layer("second")).__name__
+    'FactorizedConv2D'
+    """
+    given = {
+        "rank": rank,
+        "energy": energy,
+        "eps": eps,
+        "ratio": ratio,
+        "params": params,
+        "flops": flops,
+        "latency": latency,
+        "vbmf": vbmf,
+    }
+    if plan is None:
+        rule = rules.read_rules(given, multiple)
+        _, selection = plan_with_cores(
+            model, format, rule, include, exclude, overrides, calibration_data, progress
+        )
+        found = selection.found
+    else:
+        _refuse_both(given | {"include": include, "exclude": exclude, "overrides": overrides})
+        found = _carry_out(model, plan, calibration_data, progress)
+    result = build_compressed(model, found)
+    if calibration_data is not None:
+        result = reestimate_batch_norm(result, calibration_data)
+    return result
+
+
+def build_compressed(
+    model: keras.Model, found: Mapping[str, tuple[Subject, Candidate]]
+) -> keras.Model:
+    """The model with the layers that were decomposed replaced."""
+
+    def replace(layer, path):
+        if path not in found:
+            return None
+        subject, candidate = found[path]
+        form = candidate.form
+        result = factorized_layer(
+            subject.target, form.format, candidate.rank, candidate.cores, dict(form.arguments)
+        )
+        shift = subject.bias_shift(candidate)
+        if shift is not None:
+            result.bias.assign(ops.convert_to_numpy(result.bias) + shift)
+        return result
+
+    return rewrite_model(model, replace)
+
+
+def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progress) -> dict:
+    """The decompositions that a plan asks for."""
+    targets = {target.path: target for target in find_targets(model)}
+    wanted = [choice for choice in plan if choice.format is not None]
+    for choice in plan:
+        target = targets.get(choice.path)
+        shape = None if target is None else tuple(target.row.kernel(target.layer).shape)
+        if shape != tuple(choice.kernel_shape):
+            raise ValueError(
+                f"The plan was made for another model: its layer '{choice.path}' has a kernel of "
+                f"shape {tuple(choice.kernel_shape)}. In '{model.name}' that layer "
+                + ("does not exist." if target is None else f"has one of shape {shape}.")
+            )
+    subjects = calibrated_subjects(
+        model, [targets[choice.path] for choice in wanted], calibration_data
+    )
+    jobs = [
+        (subject, subject.form(choice.format, choice.arguments), choice.rank)
+        for subject, choice in zip(subjects, wanted, strict=True)
+    ]
+    report = reporter(progress, len(jobs))
+    found = {}
+    for (subject, _, _), candidate in decompose_each(
+        jobs, lambda job: job[0].decompose(job[1], rank=job[2])
+    ):
+        found[subject.path] = (subject, candidate)
+        report(subject.path)
+    return found
+
+
+def _refuse_both(given: Mapping) -> None:
+    extra = [name for name, value in given.items() if value is not None and value is not False]
+    if extra:
+        raise ValueError(
+            "A `plan` says everything already; leave the other arguments out, or make a new plan "
+            f"with them. Received: plan and {', '.join(extra)}."
+        )

@@ -1,0 +1,52 @@
+"""What a kernel costs: parameters, FLOPs of one example, and predicted time of one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keras_tensornet.contraction import Workload, make_plan
+from keras_tensornet.layers import FactorizedEmbedding
+from keras_tensornet.networks import Network
+
+# The batch that FLOPs and time are counted for; FLOPs are then divided by it.
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Parameters of a kernel, and what computing with it takes.
+
+    Attributes:
+        params: entries of the kernel or of its cores, without the bias.
+        flops: floating-point operations for one example, kernels merged beforehand; a multiply and
+            an add count as two.
+        seconds: time of a batch of `BATCH` as the contraction plans predict it, kernels merged
+            beforehand. Only ratios mean something.
+    """
+
+    params: int
+    flops: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, network: Network, workload: Workload | None) -> Costs:
+        """The costs of a network: FLOPs of its cores one by one, time of its fastest plan."""
+        if workload is None:
+            return cls(network.num_params)
+        factorized = make_plan(network, workload, "factorized")
+        fastest = make_plan(network, workload, "auto")
+        return cls(network.num_params, factorized.flops // BATCH, fastest.seconds)
+
+    @classmethod
+    def of_dense(cls, network: Network, params: int, workload: Workload) -> Costs:
+        """The costs of the dense layer that a network of any rank stands for."""
+        plan = make_plan(network, workload, "reconstructed")
+        return cls(params, plan.flops // BATCH, plan.seconds)
+
+
+def workload_of(holder, layer) -> Workload | None:
+    """The workload of a factorized layer for one batch; None for embeddings, which look up."""
+    if isinstance(holder, FactorizedEmbedding):
+        return None
+    shape = layer.get_build_config()["input_shape"]
+    return holder.workload((BATCH, *shape[1:]), merged=True)

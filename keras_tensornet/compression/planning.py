@@ -1,0 +1,209 @@
+"""Planning: choose formats and ranks for the layers of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+
+from keras_tensornet import formats, validation
+from keras_tensornet.compression import budgets, rules
+from keras_tensornet.compression.calibration import calibrate
+from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
+from keras_tensornet.compression.progress import Progress, reporter
+from keras_tensornet.compression.rules import Rule
+from keras_tensornet.compression.selection import AUTO, Selection
+from keras_tensornet.compression.subjects import Subject
+from keras_tensornet.compression.targets import Target, find_targets, left_out
+
+
+def plan_compression(
+    model: keras.Model,
+    format: str = "tt",
+    rank=None,
+    energy: float | None = None,
+    eps: float | None = None,
+    ratio: float | None = None,
+    params: float | None = None,
+    flops: float | None = None,
+    latency: float | None = None,
+    vbmf: bool = False,
+    multiple: int = 1,
+    include=None,
+    exclude=None,
+    overrides: Mapping[str, Mapping | None] | None = None,
+    calibration_data=None,
+    progress: Progress = None,
+) -> CompressionPlan:
+    """Plan the compression of a trained model: which layer gets which format and ranks.
+
+    Exactly one of the rules from `rank` to `vbmf` is given.
+
+    Args:
+        model: a built Sequential or Functional model; it stays as it was.
+        format: "tr", "tt", "ttm", "cp", "tucker", "bt", "ht", or "auto", which takes for each layer
+            the format with the least error for its cost.
+        rank: the rank of every layer, as its format takes it; cut to what a layer's modes allow.
+        energy: share in (0, 1] of squared singular values that each unfolding keeps (Gabor & Zdunek
+            2022, equation 14).
+        eps: relative error allowed for each layer.
+        ratio: share of its parameters that each layer keeps.
+        params: share of the whole model's parameters to keep, spent over the layers so that the
+            sum of their squared relative errors is least.
+        flops: the same for the FLOPs of one example, of the layers in the table.
+        latency: the same for the time that contraction plans predict for a batch of 32, of the
+            layers in the table. It is a prediction of ratios, not a measurement.
+        vbmf: ranks by variational Bayesian matrix factorization.
+        multiple: round ranks to multiples of this (8 suits most hardware).
+        include: only what matches is compressed: a layer's name, its path, a regular expression of
+            the whole path, a layer class, a function of the layer, or a list of these.
+        exclude: what stays dense, given in the same way. By default the first convolution and the
+            classifier stay dense, unless `include` or `overrides` names them; `()` excludes
+            nothing.
+        overrides: `path -> settings` of single layers: a `rank`, `energy`, `eps` or `ratio`, a
+            `format`, and arguments of the layer such as `in_modes`; None keeps the layer dense.
+        calibration_data: inputs for the model (arrays, or an iterable of batches); ranks then look
+            at the error of each layer's output on this data.
+        progress: True for a bar on standard error, or `(done, total, path) -> None`.
+
+    Returns:
+        A `CompressionPlan`. Layers that would grow stay dense, and say so in the table.
+
+    Raises:
+        TypeError, ValueError: for wrong arguments, or a budget that cannot be met.
+    """
+    given = {
+        "rank": rank,
+        "energy": energy,
+        "eps": eps,
+        "ratio": ratio,
+        "params": params,
+        "flops": flops,
+        "latency": latency,
+        "vbmf": vbmf,
+    }
+    rule = rules.read_rules(given, multiple)
+    plan, _ = plan_with_cores(
+        model, format, rule, include, exclude, overrides, calibration_data, progress
+    )
+    return plan
+
+
+def plan_with_cores(
+    model, format, rule: Rule, include, exclude, overrides, calibration_data, progress
+) -> tuple[CompressionPlan, Selection]:
+    """The plan, and the decompositions that it was made from."""
+    _check_format(format, rule)
+    targets = find_targets(model)
+    overrides = _read_overrides(overrides, targets)
+    dense = left_out(model, targets, include, exclude, overrides)
+    dense |= {path: "kept dense" for path, settings in overrides.items() if settings is None}
+    subjects = calibrated_subjects(
+        model, [target for target in targets if target.path not in dense], calibration_data
+    )
+    selection = Selection(format, rule, overrides, reporter(progress, len(subjects)))
+    budget = _budget(model, rule, targets, subjects, overrides) if rule.is_budget else None
+    selection.run(subjects, budget)
+    reasons = {**dense, **selection.notes}
+    by_path = {subject.path: subject for subject in subjects}
+    plan = CompressionPlan(
+        model=model.name,
+        layers=tuple(
+            layer_choice(target, by_path.get(target.path), selection, reasons) for target in targets
+        ),
+        model_params=model.count_params(),
+        measure="kernel" if calibration_data is None else "output",
+        settings={"format": format, rule.name: rule.value, "multiple": rule.multiple},
+    )
+    return plan, selection
+
+
+def calibrated_subjects(model, targets: list[Target], calibration_data) -> list[Subject]:
+    """The layers with their kernels, and what the calibration data says of their inputs."""
+    known = {} if calibration_data is None else calibrate(model, targets, calibration_data)
+    return [Subject(target, *known.get(target.path, ())) for target in targets]
+
+
+def layer_choice(
+    target: Target, subject: Subject | None, selection: Selection, reasons: Mapping[str, str]
+) -> LayerChoice:
+    """The row of the plan for one layer."""
+    subject = subject or Subject(target)
+    common = {
+        "path": target.path,
+        "layer": type(target.layer).__name__,
+        "kernel_shape": tuple(subject.kernel.shape),
+        "dense_params": subject.dense.params,
+        "dense_flops": subject.dense_costs().flops,
+    }
+    if target.path not in selection.found:
+        return LayerChoice(
+            **common,
+            format=None,
+            rank=None,
+            arguments={},
+            modes="",
+            params=subject.dense.params,
+            flops=common["dense_flops"],
+            error=0.0,
+            note=reasons.get(target.path, ""),
+        )
+    _, candidate = selection.found[target.path]
+    note = "" if subject.metric is not None or not selection.calibrated else "not calibrated"
+    return LayerChoice(
+        **common,
+        format=candidate.form.format,
+        rank=candidate.rank,
+        arguments=dict(candidate.form.arguments),
+        modes=str(candidate.form.modes),
+        params=candidate.params,
+        flops=candidate.costs.flops,
+        error=candidate.error,
+        note=note,
+    )
+
+
+def _budget(model, rule: Rule, targets, subjects: list[Subject], overrides) -> float:
+    """What the chosen layers may cost together, so that the share holds for the whole."""
+    chosen = {subject.path for subject in subjects}
+    if rule.name == "params":
+        total = model.count_params()
+        fixed = total - sum(subject.dense.params for subject in subjects)
+    else:
+        everything = [Subject(target) for target in targets if target.path not in chosen]
+        fixed = sum(budgets.cost(subject.dense_costs(), rule.name) for subject in everything)
+        total = fixed + sum(budgets.cost(s.dense_costs(), rule.name) for s in subjects)
+    left = rule.value * total - fixed
+    if left <= 0:
+        raise ValueError(
+            f"A budget of {rule.name}={rule.value} is below what stays dense, "
+            f"{fixed / total:.3f} of the {rule.name}. Raise the budget, or take more layers in "
+            "with `exclude=()`."
+        )
+    return left
+
+
+def _check_format(format: str, rule: Rule) -> None:
+    validation.one_of("format", format, (AUTO, *formats.FORMATS))
+    if format == AUTO and rule.name in ("rank", "vbmf"):
+        raise ValueError(
+            f"`format='auto'` compares formats at equal error or cost, which `{rule.name}` does "
+            "not fix. Use eps, energy, ratio, params, flops or latency, or name a format."
+        )
+
+
+def _read_overrides(overrides, targets: list[Target]) -> dict:
+    overrides = dict(overrides or {})
+    paths = {target.path for target in targets}
+    for path, settings in overrides.items():
+        if path not in paths:
+            raise ValueError(
+                f"`overrides` names layers by their path. Received: '{path}', which is not among "
+                f"{sorted(paths)}."
+            )
+        if settings is not None and not isinstance(settings, Mapping):
+            raise TypeError(
+                "The override of a layer must be a dict, or None to keep it dense. Received for "
+                f"'{path}': {settings!r}."
+            )
+    return overrides

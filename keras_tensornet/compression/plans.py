@@ -1,0 +1,256 @@
+"""The compression plan: which layer gets which format and ranks, as a table that can be edited.
+
+A plan is data: frozen, without arrays, printable, and it goes to JSON and back. `plan_compression`
+makes one, `compress_model` carries one out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+from keras_tensornet import formats
+from keras_tensornet.formats import Rank
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """What happens to one layer.
+
+    Attributes:
+        path: of the layer, as `walk_layers` gives it.
+        layer: its class, for example "Conv2D".
+        kernel_shape: of the dense kernel in Keras layout.
+        format: name of the format, or None where the layer stays dense.
+        rank: argument of the factorized layer.
+        arguments: further arguments of the factorized layer, such as `in_modes`.
+        modes: the kernel's modes in words.
+        dense_params, params: entries of the kernel before and after (biases apart).
+        dense_flops, flops: floating-point operations for one example before and after; None where
+            they are not known.
+        error: relative error, see the plan's `measure`; None where it is not known yet.
+        note: why the layer stays dense.
+    """
+
+    path: str
+    layer: str
+    kernel_shape: tuple[int, ...]
+    format: str | None
+    rank: Rank | None
+    arguments: Mapping
+    modes: str
+    dense_params: int
+    params: int | None
+    dense_flops: int | None
+    flops: int | None
+    error: float | None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Parameters after over before."""
+        return None if self.params is None else self.params / self.dense_params
+
+
+@dataclass(frozen=True)
+class CompressionPlan:
+    """A table of choices for one model.
+
+    Attributes:
+        model: its name.
+        layers: one choice for each layer that could be compressed, in the model's order.
+        model_params: parameters of the whole dense model.
+        measure: what `error` is relative to: "kernel" or "output" (on calibration data).
+        settings: what was asked for, for the record.
+    """
+
+    model: str
+    layers: tuple[LayerChoice, ...]
+    model_params: int
+    measure: str = "kernel"
+    settings: Mapping = field(default_factory=dict)
+
+    @property
+    def params(self) -> int | None:
+        """Parameters of the whole model after compression; None if an edited layer's is unknown."""
+        if any(choice.params is None for choice in self.layers):
+            return None
+        return self.model_params - sum(layer.dense_params - layer.params for layer in self.layers)
+
+    @property
+    def compression(self) -> float | None:
+        """Dense parameters of the whole model over compressed ones."""
+        return None if self.params is None else self.model_params / self.params
+
+    @property
+    def flops(self) -> tuple[int, int]:
+        """FLOPs for one example of the layers in the table, before and after."""
+        before = sum(choice.dense_flops or 0 for choice in self.layers)
+        after = sum(
+            (choice.dense_flops if choice.flops is None else choice.flops) or 0
+            for choice in self.layers
+        )
+        return before, after
+
+    def __getitem__(self, path: str) -> LayerChoice:
+        for choice in self.layers:
+            if choice.path == path:
+                return choice
+        raise KeyError(
+            f"The plan has no layer '{path}'. It has: "
+            f"{', '.join(choice.path for choice in self.layers)}."
+        )
+
+    def __iter__(self) -> Iterator[LayerChoice]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def with_layer(
+        self, path: str, rank: Rank, format: str | None = None, **arguments
+    ) -> CompressionPlan:
+        """A plan in which one layer has another rank, and perhaps another format.
+
+        What the change costs and how large its error is, is not known until `compress_model`
+        carries the plan out; until then these columns are empty.
+
+        Args:
+            path: of the layer.
+            rank: of the cores.
+            format: name of the format; by default the layer's present one.
+            **arguments: further arguments of the factorized layer; those at hand by default where
+                the format stays.
+
+        Raises:
+            KeyError: if the plan has no such layer.
+            ValueError: if the format is unknown, or the layer is dense and no format is given.
+        """
+        choice = self[path]
+        if format is None and choice.format is None:
+            raise ValueError(
+                f"Layer '{path}' is dense in this plan. Say which format it should get, for "
+                'example format="tt".'
+            )
+        kept = choice.arguments if format in (None, choice.format) else {}
+        changed = replace(
+            choice,
+            format=formats.get(format or choice.format).name,
+            rank=tuple(rank) if isinstance(rank, list) else rank,
+            arguments={**kept, **arguments},
+            params=None,
+            flops=None,
+            error=None,
+            note="",
+        )
+        return self._with(changed)
+
+    def without_layer(self, path: str, note: str = "left dense by hand") -> CompressionPlan:
+        """A plan in which one layer stays dense."""
+        choice = self[path]
+        return self._with(
+            replace(
+                choice,
+                format=None,
+                rank=None,
+                arguments={},
+                modes="",
+                params=choice.dense_params,
+                flops=choice.dense_flops,
+                error=0.0,
+                note=note,
+            )
+        )
+
+    def _with(self, changed: LayerChoice) -> CompressionPlan:
+        layers = tuple(changed if choice.path == changed.path else choice for choice in self.layers)
+        return replace(self, layers=layers)
+
+    def to_json(self) -> str:
+        """The plan as JSON text, from which `from_json` makes it again."""
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> CompressionPlan:
+        """The plan that `to_json` wrote.
+
+        Raises:
+            ValueError: if the text is not a plan of this version.
+        """
+        try:
+            data = json.loads(text)
+            version = data.pop("version")
+            layers = tuple(LayerChoice(**_tuples(entry)) for entry in data.pop("layers"))
+            plan = cls(layers=layers, **data)
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                "The text is no compression plan. Write one with `plan.to_json()`. "
+                f"Reason: {error}."
+            ) from error
+        if version != VERSION:
+            raise ValueError(
+                f"The plan must be of version {VERSION}. Received: version {version}. Make it "
+                "again with `plan_compression`."
+            )
+        return plan
+
+    def __str__(self) -> str:
+        return plan_table(self)
+
+
+COLUMNS = ("layer", "kernel", "format", "rank", "params", "after", "FLOPs", "after", "error")
+
+
+def plan_table(plan: CompressionPlan) -> str:
+    """The plan as text: one line for each layer, and the totals."""
+    rows = [COLUMNS, *(_cells(choice) for choice in plan)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    left = (0, 1, 2, 3)
+    lines = []
+    for row, choice in zip(rows, (None, *plan), strict=True):
+        cells = [
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        note = f"  {choice.note}" if choice is not None and choice.note else ""
+        lines.append(("  ".join(cells) + note).rstrip())
+    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    before, after = plan.flops
+    known = "unknown until compressed" if plan.params is None else f"{plan.params:,}"
+    ratio = "" if plan.params is None else f" ({plan.compression:.2f}x fewer)"
+    lines += [
+        lines[1],
+        f"model '{plan.model}': {plan.model_params:,} parameters -> {known}{ratio}",
+        f"FLOPs of these layers for one example: {before:,} -> {after:,}",
+        f"error: relative, of each layer's {plan.measure}",
+    ]
+    return "\n".join(lines)
+
+
+def _cells(choice: LayerChoice) -> tuple[str, ...]:
+    return (
+        choice.path,
+        "x".join(str(extent) for extent in choice.kernel_shape),
+        choice.format or "dense",
+        "" if choice.rank is None else str(choice.rank).replace(" ", ""),
+        f"{choice.dense_params:,}",
+        "?" if choice.params is None else f"{choice.params:,}",
+        "" if choice.dense_flops is None else f"{choice.dense_flops:,}",
+        "?" if choice.flops is None and choice.format else f"{choice.flops or 0:,}",
+        "?" if choice.error is None else f"{choice.error:.3f}",
+    )
+
+
+def _tuples(entry: dict) -> dict:
+    """JSON lists back as tuples."""
+    entry = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
+    }
+    entry["arguments"] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in entry["arguments"].items()
+    }
+    return entry

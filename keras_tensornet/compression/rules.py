@@ -1,0 +1,157 @@
+"""The rules that turn what a user asked for into one candidate for each layer.
+
+Exactly one rule is in force: `rank`, `energy`, `eps`, `ratio` and `vbmf` look at one layer at a
+time; `params`, `flops` and `latency` spend one budget over all layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_tensornet import formats, ranks, validation
+from keras_tensornet.compression.subjects import Candidate, Form, Subject
+from keras_tensornet.decompositions import hosvd
+from keras_tensornet.decompositions.arguments import read_rule
+
+LOCAL = ("rank", "energy", "eps", "ratio", "vbmf")
+BUDGETS = ("params", "flops", "latency")
+# Formats that `format="auto"` chooses among: the ones that are good for trained kernels and quick.
+AUTO_FORMATS = ("tt", "tucker", "tr", "cp", "ttm")
+SMALLEST_RANK = 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What was asked for: the name of one rule and its value.
+
+    Attributes:
+        name: one of `LOCAL` or `BUDGETS`.
+        value: of the rule.
+        multiple: ranks are rounded to multiples of this.
+    """
+
+    name: str
+    value: object
+    multiple: int = 1
+
+    @property
+    def is_budget(self) -> bool:
+        """Whether one budget is spent over all layers."""
+        return self.name in BUDGETS
+
+
+def read_rules(given: Mapping, multiple: int) -> Rule:
+    """The one rule among the arguments.
+
+    Args:
+        given: name -> value; None and False mean not given.
+
+    Raises:
+        ValueError: unless exactly one is given, or its value is out of range.
+    """
+    asked = {
+        name: value for name, value in given.items() if value is not None and value is not False
+    }
+    if len(asked) != 1:
+        names = ", ".join(f"`{name}`" for name in (*LOCAL, *BUDGETS))
+        raise ValueError(
+            f"Give exactly one of {names}. Received: "
+            f"{', '.join(f'{name}={value}' for name, value in asked.items()) or 'none of them'}."
+        )
+    ((name, value),) = asked.items()
+    check_rule(name, value)
+    return Rule(name, value, validation.positive_int("multiple", multiple))
+
+
+def check_rule(name: str, value) -> None:
+    """Raise if the value of a rule is out of its range."""
+    if name in ("energy", "eps"):
+        read_rule(None, **{"eps": None, "energy": None, name: value})
+    elif name in ("ratio", *BUDGETS):
+        validation.fraction(name, value)
+    elif name == "vbmf" and value is not True:
+        raise TypeError(f"`vbmf` must be True or False. Received: vbmf={value!r}.")
+    elif name == "rank" and isinstance(value, (tuple, list)):
+        validation.int_tuple("rank", value)
+    elif name == "rank":
+        validation.positive_int("rank", value)
+
+
+def candidate_by_rule(subject: Subject, form: Form, rule: Rule) -> Candidate:
+    """The decomposition of one layer in one format by a local rule."""
+    if rule.name == "rank":
+        found = subject.decompose(form, rank=rule.value)
+    elif rule.name == "ratio":
+        found = subject.decompose(form, rank=rank_of_ratio(subject, form, rule))
+    elif rule.name == "vbmf":
+        found = _by_vbmf(subject, form)
+    else:
+        found = subject.decompose(form, **{rule.name: rule.value})
+    if rule.multiple > 1 and rule.name != "ratio":
+        found = subject.decompose(form, rank=rounded(found.rank, rule.multiple))
+    return found
+
+
+def rank_of_ratio(subject: Subject, form: Form, rule: Rule):
+    """The largest uniform rank whose cores hold at most that share of the kernel.
+
+    Raises:
+        ValueError: if not even the smallest rank fits.
+    """
+    entry = formats.get(form.format)
+
+    def count(rank: int) -> int:
+        network = entry.build(form.modes, rank)
+        # Ranks beyond a mode stop counting in some formats; the search needs a count that grows.
+        return max(network.num_params, rank)
+
+    return ranks.rank_for_ratio(count, subject.kernel.size, rule.value, rule.multiple)
+
+
+def rounded(rank, multiple: int):
+    """Ranks brought to the nearest multiple, at least one."""
+    if multiple == 1:
+        return rank
+    if isinstance(rank, (tuple, list)):
+        return tuple(rounded(one, multiple) for one in rank)
+    return max(1, round(rank / multiple)) * multiple
+
+
+def _by_vbmf(subject: Subject, form: Form) -> Candidate:
+    """Ranks by variational Bayes: Kim et al.'s two channel ranks, and what follows from them.
+
+    Tucker takes the EVBMF ranks of the input and output unfoldings as they are (Kim et al. 2016);
+    a train whose channels are whole takes those of its cuts. Any other format has no bond that is a
+    matrix rank, and gets the ranks whose error equals that of the Tucker decomposition.
+    """
+    kernel = np.asarray(subject.kernel, dtype="float64").reshape(-1, *subject.kernel.shape[-2:])
+    if form.modes.order or form.modes.groups > 1:
+        kernel = np.asarray(subject.kernel, dtype="float64").reshape(1, *_matrix_shape(form))
+    inner, outer = ranks.vbmf_ranks(kernel, axes=(1, 2))
+    whole = len(form.modes.in_modes) == len(form.modes.out_modes) == 1
+    if form.format == "tucker" and whole:
+        return subject.decompose(form, rank=(inner, outer))
+    if form.format == "tt" and whole and form.modes.groups == 1 and not form.modes.order:
+        return subject.decompose(form, rank=_train_ranks(kernel, form))
+    core = hosvd(kernel, ranks=(inner, outer), axes=(1, 2))[0]
+    kept = min(1.0, float(np.sum(core**2) / np.sum(kernel**2)))
+    return subject.decompose(form, eps=min(math.sqrt(1.0 - kept), 0.999))
+
+
+def _matrix_shape(form: Form) -> tuple[int, int]:
+    inputs = math.prod(form.modes.kernel_size) * form.modes.in_size
+    return inputs, form.modes.groups * form.modes.out_size
+
+
+def _train_ranks(kernel: np.ndarray, form: Form) -> tuple[int, ...]:
+    # (taps, in, out) -> (in, *spatial modes, out): the order of the train's cores
+    spatial = [math.prod(extents) for extents in form.modes.spatial]
+    tensor = np.moveaxis(kernel, 1, 0).reshape(kernel.shape[1], *spatial, kernel.shape[2])
+    return tuple(
+        ranks.evbmf_rank(tensor.reshape(math.prod(tensor.shape[:cut]), -1))
+        for cut in range(1, tensor.ndim)
+    )

@@ -1,0 +1,170 @@
+"""From a rule to one decomposition for each layer: forms, local rules, budgets, in threads."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from keras_tensornet import formats
+from keras_tensornet.compression import budgets, rules
+from keras_tensornet.compression.rules import Rule
+from keras_tensornet.compression.subjects import Candidate, Form, Subject
+
+AUTO = "auto"
+# NumPy releases the interpreter while LAPACK runs; more threads than this only wait.
+WORKERS = max(1, min(4, os.cpu_count() or 1))
+GROWS = "would grow"
+TOO_SMALL = "no rank fits"
+RULE_NAMES = ("rank", "energy", "eps", "ratio")
+
+Report = Callable[[str], None]
+
+
+class Selection:
+    """What was found for each subject.
+
+    Attributes:
+        found: `path -> (subject, candidate)` of the layers to be compressed.
+        notes: `path -> reason` of those that stay dense after all.
+        calibrated: whether any layer was decomposed by the error of its output.
+    """
+
+    def __init__(self, format: str, rule: Rule, overrides: Mapping, report: Report):
+        self.format, self.rule, self.overrides, self.report = format, rule, overrides, report
+        self.found: dict[str, tuple[Subject, Candidate]] = {}
+        self.notes: dict[str, str] = {}
+        self.calibrated = False
+
+    def run(self, subjects: list[Subject], budget: float | None) -> Selection:
+        """Decompose all subjects.
+
+        Args:
+            subjects: the layers.
+            budget: what they may cost together; None for local rules.
+        """
+        self.calibrated = any(subject.metric is not None for subject in subjects)
+        forms = {subject.path: self._forms(subject) for subject in subjects}
+        ready = [subject for subject in subjects if forms[subject.path]]
+        local = [s for s in ready if not self.rule.is_budget or s.path in self.overrides]
+        for subject, candidate in self._each(
+            local, lambda subject: self._by_rule(subject, forms[subject.path])
+        ):
+            self._keep(subject, candidate)
+        if self.rule.is_budget:
+            shared = [subject for subject in ready if subject.path not in self.overrides]
+            self._by_budget(shared, forms, self._left(subjects, shared, budget))
+        return self
+
+    def _forms(self, subject: Subject) -> list[Form]:
+        """The forms that a layer may take; made before the threads start, as they build layers."""
+        settings = dict(self.overrides.get(subject.path) or {})
+        format = settings.pop("format", self.format)
+        arguments = {name: value for name, value in settings.items() if name not in RULE_NAMES}
+        found, reason = [], ""
+        for name in rules.AUTO_FORMATS if format == AUTO else (format,):
+            try:
+                found.append(subject.form(formats.get(name).name, arguments))
+            except (ValueError, TypeError) as error:
+                reason = str(error)
+        if not found:
+            if subject.path in self.overrides:
+                raise ValueError(f"The override of '{subject.path}' does not fit: {reason}")
+            self.notes[subject.path] = f"does not come as {format!r}"
+        return found
+
+    def _rule_of(self, subject: Subject) -> Rule:
+        settings = self.overrides.get(subject.path) or {}
+        own = {name: value for name, value in settings.items() if name in RULE_NAMES}
+        if own:
+            return rules.read_rules(own, self.rule.multiple)
+        if self.rule.is_budget:
+            raise ValueError(
+                f"The override of '{subject.path}' must say how its ranks are chosen, because a "
+                f"budget (`{self.rule.name}`) is spent over the others. Received: {settings}. Add "
+                "a rank, energy, eps or ratio, or leave the layer out of `overrides`."
+            )
+        return self.rule
+
+    def _by_rule(self, subject: Subject, forms: list[Form]) -> Candidate | None:
+        rule = self._rule_of(subject)
+        if len(forms) > 1 and rule.name == "energy":
+            # Formats cut different unfoldings; the energy of the whole kernel compares them.
+            rule = Rule("eps", math.sqrt(1.0 - float(rule.value)), rule.multiple)
+        found = []
+        for form in forms:
+            try:
+                found.append(rules.candidate_by_rule(subject, form, rule))
+            except ValueError:
+                if rule.name != "ratio":
+                    raise
+        if not found:
+            return None
+        if rule.name == "ratio":
+            return min(found, key=lambda candidate: candidate.error)
+        return min(found, key=lambda candidate: candidate.params)
+
+    def _by_budget(self, subjects: list[Subject], forms: dict, budget: float) -> None:
+        name = self.rule.name
+        options = [
+            layer
+            for _, layer in self._each(
+                subjects,
+                lambda subject: budgets.options_of(
+                    subject, forms[subject.path], name, self.rule.multiple
+                ),
+                report=False,
+            )
+        ]
+        chosen = dict(
+            zip(
+                (subject.path for subject in subjects),
+                budgets.choose(options, name, budget),
+                strict=True,
+            )
+        )
+
+        def decompose(subject):
+            option = chosen[subject.path]
+            if option.form is None:
+                return None
+            return subject.decompose(option.form, rank=option.rank)
+
+        for subject, candidate in self._each(subjects, decompose):
+            if candidate is None:
+                self.notes[subject.path] = "the budget suffices to leave it dense"
+            else:
+                self._keep(subject, candidate)
+
+    def _left(self, subjects: list[Subject], shared: list[Subject], budget: float) -> float:
+        """What the budget leaves for the layers that share it."""
+        together = {subject.path for subject in shared}
+        spent = 0.0
+        for subject in subjects:
+            if subject.path in together:
+                continue
+            pair = self.found.get(subject.path)
+            costs = pair[1].costs if pair else subject.dense
+            spent += budgets.cost(costs, self.rule.name)
+        return budget - spent
+
+    def _keep(self, subject: Subject, candidate: Candidate | None) -> None:
+        if candidate is None:
+            self.notes[subject.path] = TOO_SMALL
+        elif candidate.params >= subject.dense.params:
+            self.notes[subject.path] = GROWS
+        else:
+            self.found[subject.path] = (subject, candidate)
+
+    def _each(self, subjects: list[Subject], work: Callable, report: bool = True):
+        for subject, result in decompose_each(subjects, work):
+            if report:
+                self.report(subject.path)
+            yield subject, result
+
+
+def decompose_each(jobs: list, work: Callable):
+    """Run `work` on each job in threads and yield `(job, result)` in order."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        yield from zip(jobs, pool.map(work, jobs), strict=True)

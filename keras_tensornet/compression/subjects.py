@@ -1,0 +1,209 @@
+"""One layer under compression: its kernel, what calibration knows of it, and trial decompositions.
+
+`Subject.decompose` is plain NumPy and runs in threads; everything that touches Keras is prepared in
+`Subject.of` or happens afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from keras_tensornet import formats
+from keras_tensornet.compression.costs import Costs, workload_of
+from keras_tensornet.compression.targets import Target, kernel_array
+from keras_tensornet.compression.weighted import (
+    SWEEPS,
+    Metric,
+    weighted_decomposition,
+    weighted_error,
+)
+from keras_tensornet.contraction import Workload, kernel_plan, to_keras_layout
+from keras_tensornet.formats import Rank
+from keras_tensornet.kernels import decompose_kernel, network_of_cores, relative_error
+from keras_tensornet.modes import KernelModes
+from keras_tensornet.networks import Network, largest_useful_ranks
+
+
+@dataclass(frozen=True)
+class Form:
+    """The format that a layer is brought into, without ranks.
+
+    Attributes:
+        format: name of the format.
+        arguments: further arguments of the factorized layer, such as `in_modes`.
+        modes: the modes that follow from them.
+        workload: of one batch, for FLOPs and predicted time; None where they are not counted.
+    """
+
+    format: str
+    arguments: tuple[tuple[str, object], ...]
+    modes: KernelModes
+    workload: Workload | None
+
+    def network(self, rank: Rank) -> tuple[Rank, Network]:
+        """The network at a rank, ranks above what the modes allow cut, and the rank as used."""
+        entry = formats.get(self.format)
+        network = entry.build(self.modes, rank)
+        for _ in range(3):  # cutting a rank to a full mode may change which cores there are
+            useful = network.with_ranks(largest_useful_ranks(network))
+            rank = entry.rank_argument(useful)
+            again = entry.build(self.modes, rank)
+            if again == network:
+                break
+            network = again
+        return rank, network
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One decomposition of a layer's kernel.
+
+    Attributes:
+        form: format and modes.
+        rank: argument of the factorized layer.
+        network: labels and sizes of the cores.
+        error: relative error of the kernel, or of the layer's output where it was calibrated.
+        cores: the arrays, or None where only costs and error are kept.
+    """
+
+    form: Form
+    rank: Rank
+    network: Network
+    error: float
+    cores: list | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def params(self) -> int:
+        """Entries of all cores."""
+        return self.network.num_params
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What the cores cost; finds contraction plans on first use."""
+        return Costs.of(self.network, self.form.workload)
+
+
+class Subject:
+    """A target with its kernel at hand.
+
+    Attributes:
+        target: the layer.
+        kernel: its kernel in Keras layout.
+        metric: the Gram matrix of its input patches, or None.
+        mean: the mean patch (groups, patch) where an error of the output's mean does not count
+            because a bias or a batch normalisation takes it out, or None.
+        dense: costs of the dense kernel; FLOPs and time once a form is known.
+    """
+
+    def __init__(self, target: Target, gram=None, mean=None):
+        self.target = target
+        self.kernel = kernel_array(target)
+        self.mean = mean
+        self.metric = None
+        if gram is not None:
+            if self.mean is not None:
+                # What comes after absorbs a mean error, so only what varies around it counts.
+                gram = gram - self.mean[:, :, None] * self.mean[:, None, :]
+            self.metric = Metric.regularised(gram)
+        self.forms: dict[str, Form] = {}
+        self.kept: dict[tuple, Candidate] = {}
+        self.dense = Costs(int(self.kernel.size))
+
+    @property
+    def path(self) -> str:
+        """The target's path."""
+        return self.target.path
+
+    def form(self, format: str, arguments: Mapping | None = None) -> Form:
+        """The form in a format; builds a layer of rank 1 once to learn its modes (not for threads).
+
+        Raises:
+            ValueError: if the layer does not come in that format or the arguments do not fit.
+        """
+        row = self.target.row
+        arguments = {**row.arguments.get(format, {}), **(arguments or {})}
+        if _pointwise(self.kernel) and "spatial" not in arguments and self.kernel.ndim > 2:
+            arguments["spatial"] = "joint"
+        key = format + json.dumps(arguments, sort_keys=True, default=str)
+        if key not in self.forms:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                probe = row.shell(
+                    row.factorized, self.target.layer, {"format": format, "rank": 1, **arguments}
+                )
+            holder = row.holder(probe)
+            workload = workload_of(holder, self.target.layer)
+            self.forms[key] = Form(format, tuple(arguments.items()), holder.modes, workload)
+            if workload is not None:
+                self.dense = Costs.of_dense(holder.network, int(self.kernel.size), workload)
+        return self.forms[key]
+
+    def dense_costs(self) -> Costs:
+        """The costs of the dense kernel with FLOPs and time."""
+        if not self.forms:
+            self.form("tr")
+        return self.dense
+
+    def decompose(
+        self, form: Form, rank: Rank | None = None, sweeps: int = SWEEPS, **threshold
+    ) -> Candidate:
+        """Decompose at a rank or by `energy=` or `eps=`; the last of each rank is remembered."""
+        if rank is not None:
+            rank, network = form.network(rank)
+            key = (form, str(rank), sweeps)
+            if key in self.kept:
+                return self.kept[key]
+            cores = self._cores(form, network, sweeps)
+        else:
+            rank, network, cores = self._by_threshold(form, sweeps, threshold)
+            key = (form, str(rank), sweeps)
+        candidate = Candidate(form, rank, network, self._error(form, network, cores), cores)
+        self.kept = {key: candidate}
+        return candidate
+
+    def bias_shift(self, candidate: Candidate) -> np.ndarray | None:
+        """What the bias has to gain so that the output keeps its mean: mean^T (W - V)."""
+        if self.mean is None or not getattr(self.target.layer, "use_bias", False):
+            return None
+        modes = candidate.form.modes
+        merged = _merged(candidate.network, modes, candidate.cores)
+        lost = (self.kernel - merged).reshape(-1, modes.groups, modes.out_size)
+        return np.einsum("gp,pgo->go", self.mean, lost).ravel()
+
+    def _by_threshold(self, form: Form, sweeps: int, threshold: dict):
+        _, start = form.network(1)
+        cores = self._cores(form, start, sweeps, **threshold)
+        found = network_of_cores(start, cores)
+        rank, network = form.network(formats.get(form.format).rank_argument(found))
+        if network.core_shapes != tuple(core.shape for core in cores):
+            cores = self._cores(form, network, sweeps)
+        return rank, network, cores
+
+    def _cores(self, form: Form, network: Network, sweeps: int, **threshold) -> list:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            if self.metric is None:
+                return decompose_kernel(self.kernel, network, form.modes, **threshold)
+            return weighted_decomposition(
+                self.kernel, network, form.modes, self.metric, sweeps, **threshold
+            )
+
+    def _error(self, form: Form, network: Network, cores: list) -> float:
+        if self.metric is not None:
+            return weighted_error(self.kernel, network, form.modes, self.metric, cores)
+        return relative_error(_merged(network, form.modes, cores), self.kernel)
+
+
+def _merged(network: Network, modes: KernelModes, cores: list) -> np.ndarray:
+    wide = [np.asarray(core, dtype="float64") for core in cores]
+    return to_keras_layout(kernel_plan(network).run(wide, np), modes, np)
+
+
+def _pointwise(kernel: np.ndarray) -> bool:
+    return all(extent == 1 for extent in kernel.shape[:-2])

@@ -1,0 +1,263 @@
+"""Which layers can be compressed: one table row per dense Keras layer, and the choice among them.
+
+A row says where the layer keeps its kernel, which factorized layer stands for it, and how that is
+made around given cores. A new kind of layer is one row here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import keras
+from keras import ops
+
+from keras_tensornet import layers
+from keras_tensornet.compression.walker import is_graph, walk_layers
+from keras_tensornet.layers.common import DENSE_ONLY, FactorizedMethods, settings_of
+
+# Formats whose channel modes stay whole where the user names none: a trained kernel has no
+# structure along digits of its channel numbers, so cutting channels into modes costs accuracy.
+WHOLE = {"in_modes": 1, "out_modes": 1}
+DENSE_ARGUMENTS = {"tt": WHOLE, "cp": WHOLE, "tucker": WHOLE}
+CONV_ARGUMENTS = {"tr": WHOLE}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of dense layer.
+
+    Attributes:
+        dense: the Keras class.
+        factorized: the class that stands for it and takes any format by `format=`.
+        kernel: `layer -> variable`, the kernel that is decomposed.
+        holder: `factorized layer -> layer` that holds its cores.
+        shell: `(factorized class, layer, arguments) -> factorized layer`, built, with the dense
+            layer's settings and biases, its cores not yet set.
+        arguments: `format -> arguments` that suit trained kernels.
+        patches: whether calibration can record the layer's input patches.
+    """
+
+    dense: type
+    factorized: type
+    kernel: Callable
+    holder: Callable
+    shell: Callable
+    arguments: dict
+    patches: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layer of a model that can be compressed.
+
+    Attributes:
+        path: as `walk_layers` gives it.
+        layer: the dense layer.
+        row: its kind.
+    """
+
+    path: str
+    layer: keras.layers.Layer
+    row: Row
+
+
+def _kernel_shell(cls, layer, arguments: dict):
+    config = settings_of(layer, DENSE_ONLY) | {"kernel_initializer": "zeros"} | arguments
+    result = cls(**config)
+    result.build(layer.get_build_config()["input_shape"])
+    # The initializer is only of use while building; the layer keeps the dense layer's.
+    result.kernel_initializer = layer.kernel_initializer
+    if layer.bias is not None:
+        result.bias.assign(layer.bias)
+    return result
+
+
+def _embedding_shell(cls, layer, arguments: dict):
+    config = {key: value for key, value in layer.get_config().items() if key not in DENSE_ONLY}
+    result = cls.from_config(config | arguments)
+    result.build()
+    return result
+
+
+def _recurrent_shell(cls, layer, arguments: dict):
+    result = cls.from_config(layer.get_config() | arguments)
+    result.build(
+        layer.get_build_config().get("input_shape") or (None, None, len(layer.cell.kernel))
+    )
+    result.assign_recurrence_of(layer)
+    return result
+
+
+def _itself(layer):
+    return layer
+
+
+def _row(name: str, kernel, shell, holder=_itself, arguments=None, patches=False) -> Row:
+    return Row(
+        getattr(keras.layers, name),
+        getattr(layers, f"Factorized{name}"),
+        kernel,
+        holder,
+        shell,
+        arguments or {},
+        patches,
+    )
+
+
+def _kernel_of(layer):
+    return layer.kernel
+
+
+def _cell_kernel_of(layer):
+    return layer.cell.kernel
+
+
+def _cell_of(layer):
+    return layer.cell
+
+
+ROWS: dict[type, Row] = {
+    row.dense: row
+    for row in (
+        _row("Dense", _kernel_of, _kernel_shell, arguments=DENSE_ARGUMENTS, patches=True),
+        _row("Conv1D", _kernel_of, _kernel_shell, arguments=CONV_ARGUMENTS, patches=True),
+        _row("Conv2D", _kernel_of, _kernel_shell, arguments=CONV_ARGUMENTS, patches=True),
+        _row("Conv3D", _kernel_of, _kernel_shell, arguments=CONV_ARGUMENTS, patches=True),
+        _row("Conv2DTranspose", _kernel_of, _kernel_shell, arguments=CONV_ARGUMENTS),
+        _row("EinsumDense", _kernel_of, _kernel_shell, arguments=DENSE_ARGUMENTS),
+        _row("Embedding", lambda layer: layer.embeddings, _embedding_shell),
+        _row("LSTM", _cell_kernel_of, _recurrent_shell, holder=_cell_of),
+        _row("GRU", _cell_kernel_of, _recurrent_shell, holder=_cell_of),
+    )
+}
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+
+
+def find_targets(model: keras.Model) -> list[Target]:
+    """The layers of a model that some row of the table stands for, in the model's order."""
+    return [
+        Target(path, layer, ROWS[type(layer)])
+        for path, layer in walk_layers(model)
+        if type(layer) in ROWS and not getattr(layer, "quantization_mode", None)
+    ]
+
+
+def left_out(
+    model: keras.Model, targets: list[Target], include, exclude, named: Iterable[str]
+) -> dict[str, str]:
+    """`path -> reason` of the targets that stay dense by the user's choice or by default.
+
+    Args:
+        model: that holds them.
+        targets: of the model.
+        include: None for all, or a name, path, regular expression, layer class, `layer -> bool`, or
+            a list of these: only what matches is compressed.
+        exclude: the same, for what stays dense. None stands for the first convolution and the
+            classifier, which the papers keep; `()` excludes nothing.
+        named: paths that the user has given settings of their own, which always takes them in.
+
+    Raises:
+        ValueError: if something given matches no layer.
+        TypeError: if it is of another kind.
+    """
+    reasons = {}
+    if include is not None:
+        chosen = _matching("include", include, targets)
+        reasons |= {t.path: "not included" for t in targets if t.path not in chosen}
+    if exclude is None:
+        spelled = {item for item in _as_tuple(include) if isinstance(item, str)} | set(named)
+        ends = _first_and_last(model, targets)
+        reasons |= {
+            path: reason
+            for path, reason in ends.items()
+            if path not in spelled and path.rsplit("/", 1)[-1] not in spelled
+        }
+    else:
+        chosen = _matching("exclude", exclude, targets)
+        reasons |= dict.fromkeys(chosen, "excluded")
+    return {path: reason for path, reason in reasons.items() if path not in set(named)}
+
+
+def matches(item, target: Target) -> bool:
+    """Whether a name, path, regular expression, class or function describes a layer."""
+    if isinstance(item, str):
+        named = item in (target.path, target.layer.name)
+        return named or re.fullmatch(item, target.path) is not None
+    if isinstance(item, re.Pattern):
+        return item.search(target.path) is not None
+    if isinstance(item, type):
+        return isinstance(target.layer, item)
+    if callable(item):
+        return bool(item(target.layer))
+    raise TypeError(
+        "A layer is chosen by its name, its path, a regular expression of its whole path, a layer "
+        f"class or a function of the layer. Received: {item!r} of type {type(item).__name__}."
+    )
+
+
+def _matching(name: str, items, targets: list[Target]) -> set[str]:
+    found: set[str] = set()
+    for item in _as_tuple(items):
+        paths = {target.path for target in targets if matches(item, target)}
+        if not paths and isinstance(item, str):
+            known = ", ".join(repr(target.path) for target in targets)
+            raise ValueError(
+                f"`{name}` must describe layers that can be compressed. Received: {item!r}, which "
+                f"matches none of {known or 'no layers at all'}."
+            )
+        found |= paths
+    return found
+
+
+def _as_tuple(items) -> tuple:
+    if items is None:
+        return ()
+    return tuple(items) if isinstance(items, (list, tuple, set)) else (items,)
+
+
+def _first_and_last(model: keras.Model, targets: list[Target]) -> dict[str, str]:
+    ends = {}
+    for target in targets:
+        if isinstance(target.layer, CONVOLUTIONS):
+            ends[target.path] = "first convolution"
+            break
+    heads = {id(layer) for tensor in model.outputs for layer in _heads(tensor)}
+    ends |= {target.path: "classifier" for target in targets if id(target.layer) in heads}
+    return ends
+
+
+def _heads(tensor) -> list:
+    """The layers with kernels nearest to an output, along layers with a single input."""
+    while True:
+        operation = tensor._keras_history.operation
+        if isinstance(operation, keras.layers.TimeDistributed):
+            operation = operation.layer
+        if is_graph(operation):
+            inner = operation.outputs[tensor._keras_history.tensor_index]
+            return _heads(inner)
+        if type(operation) in ROWS:
+            return [operation]
+        node = operation._inbound_nodes[tensor._keras_history.node_index]
+        if len(node.input_tensors) != 1 or getattr(operation, "kernel", None) is not None:
+            return []
+        tensor = node.input_tensors[0]
+
+
+def factorized_layer(target: Target, format: str, rank, cores, arguments: dict):
+    """The factorized layer for a target, holding given cores.
+
+    Returns:
+        A built layer with the target's name and settings.
+    """
+    row = target.row
+    result = row.shell(row.factorized, target.layer, {"format": format, "rank": rank, **arguments})
+    holder: FactorizedMethods = row.holder(result)
+    holder.assign_cores(cores)
+    return result
+
+
+def kernel_array(target: Target):
+    """The kernel as a NumPy array in Keras layout."""
+    return ops.convert_to_numpy(target.row.kernel(target.layer))

@@ -1,0 +1,262 @@
+"""Decompositions that minimise the error of a layer's output instead of that of its weights.
+
+A layer multiplies its kernel W, read as a matrix of (patch entries, outputs), with patches x of its
+input. With G = E[x x^T], the Gram matrix of the patches seen in calibration, the mean squared error
+of the output is
+
+    E |x^T (W - V)|^2 = tr((W - V)^T G (W - V)),
+
+a weighted norm of the kernel's error. It is minimised in two steps that work for every network,
+because both read only labels:
+
+1. G is approximated by a Kronecker product of one Gram matrix for each mode of the patch side (its
+   partial traces). The square root of each is multiplied into the kernel, the format's own
+   decomposition runs, and the inverse roots go into the cores that carry the modes. This also gives
+   thresholds (`energy`, `eps`) the meaning of a share of the output.
+2. Alternating least squares with the exact G: the error is quadratic in each core, and each core's
+   problem is solved by a few steps of conjugate gradients from where it stands, so the error never
+   rises.
+
+For the matrix case with whole modes this is the data-aware low-rank approximation of Zhang et al.,
+"Accelerating very deep convolutional networks" (2015), section 3.1, without their non-linearity.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import opt_einsum
+
+from keras_tensornet.contraction import kernel_plan, to_keras_layout
+from keras_tensornet.kernels import format_of, network_of_cores, tensorize_kernel
+from keras_tensornet.modes import KernelModes
+from keras_tensornet.networks import Network
+
+# Share of the mean eigenvalue that is added to a Gram matrix: few images determine the weak
+# directions of a patch badly, and a direction without any weight could grow without bound.
+RIDGE = 0.01
+SWEEPS = 6
+CG_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The Gram matrix of a layer's input patches.
+
+    Attributes:
+        gram: (groups, patch, patch) with patch = prod(kernel_size) * in_size, entries in the order
+            of the Keras kernel.
+    """
+
+    gram: np.ndarray
+
+    @classmethod
+    def regularised(cls, gram: np.ndarray, ridge: float = RIDGE) -> Metric:
+        """A metric whose weakest direction has at least `ridge` of the mean weight."""
+        gram = np.asarray(gram, dtype=np.float64)
+        size = gram.shape[-1]
+        mean = np.trace(gram, axis1=1, axis2=2)[:, None, None] / size
+        mean = np.where(mean > 0, mean, 1.0)
+        return cls(gram + ridge * mean * np.eye(size))
+
+    def apply(self, matrix: np.ndarray) -> np.ndarray:
+        """G V for V of shape (groups, patch, outputs)."""
+        return self.gram @ matrix
+
+    def squared_norm(self, matrix: np.ndarray) -> float:
+        """tr(V^T G V)."""
+        return float(np.vdot(matrix, self.apply(matrix)))
+
+
+def weighted_decomposition(
+    kernel: np.ndarray,
+    network: Network,
+    modes: KernelModes,
+    metric: Metric,
+    sweeps: int = SWEEPS,
+    **threshold,
+) -> list[np.ndarray]:
+    """Cores whose merged kernel gives nearly the same outputs on the calibration data.
+
+    Args:
+        kernel: dense kernel in Keras layout.
+        network: the cores wanted.
+        modes: the modes of the kernel.
+        metric: of the layer's input patches.
+        sweeps: of alternating least squares; 0 keeps the whitened decomposition.
+        **threshold: `energy=` or `eps=` to choose ranks, nothing to use those of the network.
+
+    Returns:
+        float64 cores.
+    """
+    roots = _mode_roots(network, modes, metric)
+    wide = np.asarray(kernel, dtype=np.float64)
+    whitened = _scaled_tensor(
+        wide, network, modes, {label: root for label, (root, _) in roots.items()}
+    )
+    cores = _decompose_tensor(whitened, network, **threshold)
+    network = network_of_cores(network, cores)
+    cores = [
+        _unscaled_core(core, labels, {label: inverse for label, (_, inverse) in roots.items()})
+        for core, labels in zip(cores, network.cores, strict=True)
+    ]
+    if sweeps:
+        cores = refine(wide, network, modes, metric, cores, sweeps)
+    return cores
+
+
+def weighted_error(
+    kernel: np.ndarray, network: Network, modes: KernelModes, metric: Metric, cores: list
+) -> float:
+    """Relative error of the layer's output: sqrt(tr(E^T G E) / tr(W^T G W))."""
+    problem = _Problem(kernel, network, modes, metric)
+    norm = metric.squared_norm(problem.target)
+    error = metric.squared_norm(problem.merged(cores) - problem.target)
+    return math.sqrt(error / norm) if norm else 0.0
+
+
+def refine(
+    kernel: np.ndarray,
+    network: Network,
+    modes: KernelModes,
+    metric: Metric,
+    cores: list[np.ndarray],
+    sweeps: int = SWEEPS,
+    steps: int = CG_STEPS,
+) -> list[np.ndarray]:
+    """Alternating least squares on the output error, from given cores; never makes it larger."""
+    problem = _Problem(kernel, network, modes, metric)
+    cores = [np.asarray(core, dtype=np.float64) for core in cores]
+    order = [*range(len(cores)), *range(len(cores) - 2, 0, -1)]
+    for _ in range(sweeps):
+        for position in order:
+            cores[position] = _conjugate_gradients(problem, cores, position, steps)
+    return cores
+
+
+class _Problem:
+    """The weighted least-squares problem of one kernel, and its linear maps core by core."""
+
+    def __init__(self, kernel, network: Network, modes: KernelModes, metric: Metric):
+        self.network, self.modes, self.metric = network, modes, metric
+        self.target = self.as_matrix(np.asarray(kernel, dtype=np.float64))
+        self.weighted_target = metric.apply(self.target)
+        self.plan = kernel_plan(network)
+        self.adjoints = [None] * len(network.cores)
+
+    def as_matrix(self, kernel: np.ndarray) -> np.ndarray:
+        # (*kernel_size, in, groups * out) -> (groups, patch, out)
+        groups = self.modes.groups
+        matrix = kernel.reshape(-1, groups, self.modes.out_size)
+        return matrix.transpose(1, 0, 2)
+
+    def merged(self, cores) -> np.ndarray:
+        """(groups, patch, out) of some cores."""
+        return self.as_matrix(to_keras_layout(self.plan.run(cores, np), self.modes, np))
+
+    def adjoint(self, matrix: np.ndarray, cores, position: int) -> np.ndarray:
+        """The gradient of <matrix, merged(cores)> with respect to one core."""
+        kernel = matrix.transpose(1, 0, 2).reshape(self.modes.kernel_shape)
+        tensor = tensorize_kernel(kernel, self.network, self.modes)
+        others = [core for place, core in enumerate(cores) if place != position]
+        return self._adjoint(position)(tensor, *others)
+
+    def _adjoint(self, position: int):
+        """The contraction of a tensor of the kernel's shape with all cores but one."""
+        if self.adjoints[position] is None:
+            own = self.network.cores[position]
+            others = [core for place, core in enumerate(self.network.cores) if place != position]
+            operands = [self.network.mode_labels, *others]
+            # A bond of size 1 at the end of a train is in no other core: reshaped in below.
+            found = {label for labels in operands for label in labels}
+            wanted = [label for label in own if label in found]
+            symbols = {
+                label: opt_einsum.get_symbol(number)
+                for number, (label, _) in enumerate(self.network.sizes)
+            }
+            terms = ["".join(symbols[label] for label in labels) for labels in [*operands, wanted]]
+            contract = opt_einsum.contract_expression(
+                f"{','.join(terms[:-1])}->{terms[-1]}",
+                *(self.network.sizes_of(labels) for labels in operands),
+            )
+            shape = self.network.sizes_of(own)
+            self.adjoints[position] = lambda *arrays: contract(*arrays).reshape(shape)
+        return self.adjoints[position]
+
+
+def _conjugate_gradients(problem: _Problem, cores: list, position: int, steps: int) -> np.ndarray:
+    """Minimise over one core: A^T G A v = A^T G w, from the core at hand."""
+    trial = list(cores)
+
+    def normal(vector):
+        trial[position] = vector
+        return problem.adjoint(problem.metric.apply(problem.merged(trial)), cores, position)
+
+    vector = cores[position]
+    residual = problem.adjoint(problem.weighted_target, cores, position) - normal(vector)
+    direction, power = residual, float(np.vdot(residual, residual))
+    start = power
+    for _ in range(steps):
+        if power <= 1e-20 * start or power == 0.0:
+            break
+        image = normal(direction)
+        curvature = float(np.vdot(direction, image))
+        if not curvature > 0.0:
+            break
+        step = power / curvature
+        vector = vector + step * direction
+        residual = residual - step * image
+        before, power = power, float(np.vdot(residual, residual))
+        direction = residual + (power / before) * direction
+    return vector
+
+
+def _mode_roots(network: Network, modes: KernelModes, metric: Metric) -> dict:
+    """`label -> (root, inverse root)` of the Kronecker factor of G for each mode of the patch."""
+    carried = [label for core in network.cores for label in core]
+    gram = metric.gram.mean(axis=0)
+    labels = [*(label for label, _ in network.spatial), *network.in_labels]
+    sizes = [*(network.size[label] for label in labels)]
+    taps = math.prod(modes.kernel_size)
+    extra = modes.padding[0]
+    if extra:
+        gram = gram.reshape(taps, modes.in_size, taps, modes.in_size)
+        gram = np.pad(gram, ((0, 0), (0, extra), (0, 0), (0, extra)))
+        gram = gram.reshape(math.prod(sizes), math.prod(sizes))
+    roots = {}
+    for place, label in enumerate(labels):
+        if carried.count(label) == 1 and sizes[place] > 1:
+            before, after = math.prod(sizes[:place]), math.prod(sizes[place + 1 :])
+            parts = gram.reshape(before, sizes[place], after, before, sizes[place], after)
+            roots[label] = _root(np.einsum("anbamb->nm", parts))
+    return roots
+
+
+def _root(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric root and inverse root of a Gram matrix scaled to a mean eigenvalue of 1."""
+    values, vectors = np.linalg.eigh(gram)
+    values = np.maximum(values / max(values.mean(), 1e-300), 1e-6)
+    root = np.sqrt(values)
+    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+
+
+def _scaled_tensor(kernel, network: Network, modes: KernelModes, roots: dict) -> np.ndarray:
+    tensor = tensorize_kernel(kernel, network, modes)
+    for axis, label in enumerate(network.mode_labels):
+        if label in roots:
+            tensor = np.moveaxis(np.tensordot(roots[label], tensor, axes=(1, axis)), 0, axis)
+    return tensor
+
+
+def _unscaled_core(core, labels, inverses: dict) -> np.ndarray:
+    for axis, label in enumerate(labels):
+        if label in inverses:
+            core = np.moveaxis(np.tensordot(inverses[label], core, axes=(1, axis)), 0, axis)
+    return core
+
+
+def _decompose_tensor(tensor: np.ndarray, network: Network, **threshold) -> list[np.ndarray]:
+    how = threshold or {"ranks": True}
+    return [np.asarray(core) for core in format_of(network).decompose(tensor, network, **how)]
