@@ -25,7 +25,15 @@ def _is_command_line() -> bool:
 
 
 if not _is_command_line():
-    from keras_tensornet import decompositions, initializers, layers, models, ranks, regularizers
+    from keras_tensornet import (
+        decompositions,
+        initializers,
+        interop,
+        layers,
+        models,
+        ranks,
+        regularizers,
+    )
     from keras_tensornet.autotuning import apply_tuning, autotune
     from keras_tensornet.compiled import merge
     from keras_tensornet.freezing import freeze, unfreeze
@@ -40,6 +48,7 @@ __all__ = [
     "decompositions",
     "freeze",
     "initializers",
+    "interop",
     "layers",
     "merge",
     "models",
