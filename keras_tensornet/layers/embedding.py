@@ -293,7 +293,8 @@ def _shape(inputs) -> tuple:
     """The shape as a reshape target: a single unknown axis is -1."""
     shape = tuple(ops.shape(inputs))
     unknown = [axis for axis, extent in enumerate(shape) if not isinstance(extent, int)]
-    if len(unknown) == 1 and 0 not in shape:
+    empty = any(isinstance(extent, int) and extent == 0 for extent in shape)
+    if len(unknown) == 1 and not empty:
         return tuple(-1 if axis == unknown[0] else extent for axis, extent in enumerate(shape))
     return shape
 
