@@ -159,6 +159,7 @@ def test_masks_pass_through(row):
 @pytest.mark.parametrize("row", table.rows("training"))
 def test_the_flags_of_the_dense_twin(row):
     layer, dense = row.make(), getattr(keras.layers, row.operation.dense)
-    names = ("units", "filters", "kernel_size")
-    twin = dense(**{name: getattr(layer, name) for name in names if hasattr(layer, name)})
+    names = ("units", "filters", "kernel_size", "equation", "output_shape")
+    settings = layer.get_config()
+    twin = dense(**{name: settings[name] for name in names if name in settings})
     assert layer.supports_masking == twin.supports_masking
