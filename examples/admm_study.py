@@ -1,0 +1,192 @@
+"""What the ADMM examples share: the four ways to a compressed network, at equal epochs in all.
+
+Every run is a row of the results file, found again by its settings; a run that was interrupted goes
+on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import records
+
+from keras_tensornet.compression import compress_model, plan_compression
+from keras_tensornet.training import ADMM
+
+ARMS = ("dense", "direct", "admm", "scratch")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One comparison.
+
+    Attributes:
+        results: the file of the runs.
+        settings: what all runs share, plain values: `format`, `epochs` of each phase, `rho`,
+            `adaptive_rho`, `every`, and whatever else makes runs comparable.
+        trained: `seed -> model`, the dense network after its own training.
+        compile: `(model, epochs)`, compiles for a phase of so many epochs.
+        train: `(model, epochs, callbacks) -> history`.
+        evaluate: `model -> accuracy` on the test images.
+        plan: further arguments of `plan_compression`.
+    """
+
+    results: Path
+    settings: dict
+    trained: Callable
+    compile: Callable
+    train: Callable
+    evaluate: Callable
+    plan: dict
+
+    def run(self, arm: str, seed: int, ratio: float | None) -> None:
+        """Do one run if it is missing, and write it down."""
+        settings = {**self.settings, "arm": arm, "seed": seed, "ratio": ratio}
+        if records.find(self.results, settings) is not None:
+            return
+        keras.utils.set_random_seed(seed)
+        model = self.trained(seed)
+        began = time.perf_counter()
+        outcome = getattr(self, f"_{arm}")(model, ratio)
+        outcome["seconds"] = round(time.perf_counter() - began, 1)
+        records.add(self.results, {"settings": settings, **outcome})
+        print(f"{arm:8} seed {seed} ratio {ratio}: {outcome['accuracy']:.4f}", flush=True)
+
+    def _dense(self, model, ratio) -> dict:
+        left = self.settings["epochs"]["admm"] + self.settings["epochs"]["finetune"]
+        before = self.evaluate(model)
+        history = self._fit(model, left)
+        return {"params": model.count_params(), "before": before, **self._measured(model, history)}
+
+    def _direct(self, model, ratio) -> dict:
+        left = self.settings["epochs"]["admm"] + self.settings["epochs"]["finetune"]
+        return self._decomposed(model, self.plan_for(model, ratio), left)
+
+    def _scratch(self, model, ratio) -> dict:
+        small = compress_model(model, plan=self.plan_for(model, ratio))
+        small = keras.models.clone_model(
+            small
+        )  # new cores, drawn by the dense layers' initializers
+        history = self._fit(small, sum(self.settings["epochs"].values()))
+        return {"params": small.count_params(), **self._measured(small, history)}
+
+    def _admm(self, model, ratio) -> dict:
+        chosen = {key: self.settings[key] for key in ("rho", "adaptive_rho", "every")}
+        admm = ADMM(self.plan_for(model, ratio), **chosen)
+        before = self.evaluate(model)
+        history = self._fit(model, self.settings["epochs"]["admm"], [admm])
+        after = self._decomposed(model, admm.plan, self.settings["epochs"]["finetune"])
+        return {
+            "pretrained": before,
+            "admm_history": history,
+            "projection_seconds": round(sum(admm.seconds), 2),
+            **after,
+        }
+
+    def _decomposed(self, model, plan, epochs: int) -> dict:
+        """Decompose, fine-tune, and measure before, in between and after."""
+        dense = self.evaluate(model)
+        small = compress_model(model, plan=plan)
+        self.compile(small, epochs)
+        at_once = self.evaluate(small)
+        history = self._fit(small, epochs)
+        return {
+            "params": small.count_params(),
+            "dense_params": model.count_params(),
+            "before_decomposition": dense,
+            "after_decomposition": at_once,
+            **self._measured(small, history),
+        }
+
+    def _fit(self, model, epochs: int, callbacks=()) -> dict:
+        self.compile(model, epochs)
+        history = self.train(model, epochs, list(callbacks))
+        return {
+            name: [float(f"{value:.6g}") for value in values] for name, values in history.items()
+        }
+
+    def _measured(self, model, history: dict) -> dict:
+        return {"accuracy": self.evaluate(model), "history": history}
+
+    def plan_for(self, model, ratio: float):
+        """The plan by which the whole model has that many times fewer parameters."""
+        return plan_compression(model, params=1 / ratio, **self.plan)
+
+
+def report(results: Path, task: str, paper: dict, figure: Path | None) -> None:
+    """Print a table of all finished runs of a task, and draw the figure."""
+    runs = [run for run in records.read(results) if run["settings"]["task"] == task]
+    ratios = sorted({run["settings"]["ratio"] for run in runs if run["settings"]["ratio"]})
+    print("| ratio | network | runs | dense, before | at decomposition | in the end | paper |")
+    print("|---|---|---|---|---|---|---|")
+    for ratio in [None, *ratios]:
+        for arm in ARMS:
+            group = [
+                run
+                for run in runs
+                if (run["settings"]["arm"], run["settings"]["ratio"]) == (arm, ratio)
+            ]
+            if group:
+                columns = [
+                    _mean(group, key)
+                    for key in ("before_decomposition", "after_decomposition", "accuracy")
+                ]
+                published = f"{paper[ratio]:.2%}" if arm == "admm" and ratio in paper else ""
+                size = (
+                    f"{ratio} ({group[0]['params']:,})" if ratio else f"1 ({group[0]['params']:,})"
+                )
+                print(
+                    f"| {size} | {arm} | {len(group)} | "
+                    + " | ".join(columns)
+                    + f" | {published} |"
+                )
+    if figure is not None and ratios:
+        draw(runs, ratios, figure)
+
+
+def _mean(group: list[dict], key: str) -> str:
+    values = [run[key] for run in group if key in run]
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.2%}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2%}{spread}"
+
+
+def draw(runs: list[dict], ratios: list[float], figure: Path) -> None:
+    """Accuracy before, at and after decomposition, with ADMM and without."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    stages = ("before_decomposition", "after_decomposition", "accuracy")
+    names = ("dense", "decomposed", "fine-tuned")
+    plot, axes = plt.subplots(1, len(ratios), figsize=(4.2 * len(ratios), 3.6), squeeze=False)
+    for axis, ratio in zip(axes[0], ratios, strict=True):
+        for arm, colour in (("direct", "#c44e52"), ("admm", "#4c72b0")):
+            group = [
+                run
+                for run in runs
+                if (run["settings"]["arm"], run["settings"]["ratio"]) == (arm, ratio)
+            ]
+            for number, run in enumerate(group):
+                label = {"direct": "without ADMM", "admm": "with ADMM"}[arm] if not number else None
+                heights = [100 * run[stage] for stage in stages]
+                axis.plot(names, heights, "o-", color=colour, alpha=0.8, label=label)
+        axis.set_title(f"{ratio} times fewer parameters")
+        axis.set_ylabel("test accuracy, %")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    plot.tight_layout()
+    handle, temporary = tempfile.mkstemp(dir=figure.parent, suffix=".png")
+    os.close(handle)
+    plot.savefig(temporary, dpi=120)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, figure)

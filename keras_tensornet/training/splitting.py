@@ -1,0 +1,130 @@
+"""One kernel's share of ADMM: the low-rank copy Z, the scaled dual U, and their update.
+
+Yin et al. 2021, equations 11 to 13; Boyd et al. 2011, section 3.4.1, for the penalty parameter.
+No Keras in here: the kernel W comes as an array and the next target Z - U goes back as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from keras_tensornet.modes import KernelModes
+from keras_tensornet.networks import Network
+from keras_tensornet.training.projection import merge_cores, norm, project_to_cores
+
+# Residual balancing: when one residual is this many times the other, rho changes by a factor of 2.
+# It stays between its first value and a thousand times that: over a set that is not convex, ADMM
+# with too small a rho can run in circles for ever, so a rho that was chosen is not gone below.
+IMBALANCE = 10.0
+STEP = 2.0
+RANGE = 1000.0
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How far one kernel is from its low-rank copy, after an update.
+
+    Attributes:
+        primal: |W - Z| / |W|, a bound of the relative error that decomposing W would make.
+        dual: |Z - Z before| / |W|, how much the low-rank copy still moves (the dual residual of
+            Boyd et al., rho |Z - Z before|, in units of rho |W|).
+        penalty: rho/2 |W - Z + U|^2 as training saw it last, before the update.
+        rho: the penalty parameter that training sees next.
+        kernel_norm: |W|.
+    """
+
+    primal: float
+    dual: float
+    penalty: float
+    rho: float
+    kernel_norm: float
+
+
+@dataclass
+class Splitting:
+    """Z, U and rho of one kernel.
+
+    Attributes:
+        path: path of the layer in its model.
+        network: the low-rank set: cores and ranks.
+        modes: the modes of the kernel.
+        rho: penalty parameter, positive.
+        adaptive: whether rho follows the residuals.
+        z: the low-rank copy, in the kernel's shape; None before `start`.
+        u: the scaled dual variable, in the kernel's shape.
+        cores: the cores of Z, from which the next projection may begin; None while Z is no
+            projection.
+        first_rho: rho at the start, below which it never falls.
+    """
+
+    path: str
+    network: Network
+    modes: KernelModes
+    rho: float
+    adaptive: bool = False
+    z: np.ndarray | None = None
+    u: np.ndarray | None = None
+    cores: list[np.ndarray] | None = None
+    first_rho: float = field(init=False)
+
+    def __post_init__(self):
+        self.first_rho = self.rho
+
+    @property
+    def target(self) -> np.ndarray:
+        """What the kernel is pulled towards: Z - U."""
+        return self.z - self.u
+
+    def start(self, kernel: np.ndarray, warm: bool = True) -> None:
+        """Set U = 0 and Z to the kernel's projection, or with `warm=False` to the kernel itself."""
+        kernel = np.asarray(kernel)
+        self.z, self.cores, self.u = kernel, None, np.zeros_like(kernel)
+        if warm:
+            self._project(kernel)
+
+    def update(self, kernel: np.ndarray) -> Residuals:
+        """Equations 18 and 13 for a kernel that has been trained: new Z, then new U."""
+        before = self.z
+        penalty = 0.5 * self.rho * norm(kernel - self.target) ** 2
+        self._project(kernel + self.u)
+        gap, move = kernel - self.z, self.z - before
+        wanted = self.u + gap
+        self.u = _bounded(wanted, norm(kernel))
+        if self.adaptive:
+            outgrown = norm(wanted) > norm(kernel)
+            self._balance(norm(gap), norm(move), max(norm(kernel), norm(self.z)), outgrown)
+        scale = norm(kernel) or 1.0
+        return Residuals(norm(gap) / scale, norm(move) / scale, penalty, self.rho, scale)
+
+    def _project(self, kernel: np.ndarray) -> None:
+        self.cores = project_to_cores(kernel, self.network, self.modes, self.cores)
+        self.z = merge_cores(self.cores, self.network, self.modes).astype(kernel.dtype)
+
+    def _balance(self, gap: float, move: float, size: float, outgrown: bool = False) -> None:
+        """Change rho if one relative residual is far larger than the other, or U outgrew W.
+
+        Boyd et al., equation 3.13, with each residual divided by the size of what it should vanish
+        against (Wohlberg 2017), so that the scale of the loss does not matter. The unscaled
+        dual variable rho U stays.
+        """
+        primal, dual = gap * norm(self.u), move * size  # both times size |U|
+        rho = self.rho
+        if outgrown or primal > IMBALANCE * dual:
+            rho = min(rho * STEP, self.first_rho * RANGE)
+        elif dual > IMBALANCE * primal:
+            rho = max(rho / STEP, self.first_rho)
+        self.u = (self.u * (self.rho / rho)).astype(self.u.dtype)
+        self.rho = rho
+
+
+def _bounded(u: np.ndarray, limit: float) -> np.ndarray:
+    """U, no larger than a limit.
+
+    At a solution -rho U is the gradient of the loss. A U that outgrows the kernel itself says that
+    training had no time to follow, and would only drive it past its target (the safeguard of
+    augmented Lagrangian methods: Andreani et al. 2008).
+    """
+    size = norm(u)
+    return u if size <= limit else (u * (limit / size)).astype(u.dtype)

@@ -1,0 +1,107 @@
+"""The state of ADMM in a file, whole or not at all: Z, U and rho of every kernel.
+
+The file is a NumPy archive: `header` is JSON; `z0`, `u0`, `core0_0`, `core0_1`, ..., `z1`, ... are
+the arrays of the kernels in the header's order. Nothing in it is executed on loading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from keras_tensornet.training.splitting import Splitting
+
+VERSION = 1
+
+
+def save_state(path: str | os.PathLike, splittings: list[Splitting], counts: dict) -> None:
+    """Write the state to a file; an earlier file stays until the new one is complete.
+
+    Args:
+        path: of the file; its folder must exist.
+        splittings: the state of every kernel.
+        counts: plain values to keep beside them.
+    """
+    header = {
+        "version": VERSION,
+        "counts": counts,
+        "kernels": [_describe(splitting) for splitting in splittings],
+    }
+    arrays = {"header": np.array(json.dumps(header))}
+    for number, splitting in enumerate(splittings):
+        arrays |= {f"z{number}": splitting.z, f"u{number}": splitting.u}
+        for place, core in enumerate(splitting.cores or []):
+            arrays[f"core{number}_{place}"] = core
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load_state(path: str | os.PathLike, splittings: list[Splitting]) -> dict:
+    """Read a state into splittings of the same kernels and networks; returns the counts.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no ADMM state, or that of other kernels, ranks or formats; the
+            splittings are then unchanged.
+    """
+    header, arrays = _read(path)
+    wanted = [_describe(splitting) for splitting in splittings]
+    for saved, here in zip(header["kernels"], wanted, strict=False):
+        for key in ("path", "shape", "network"):
+            if saved[key] != here[key]:
+                raise ValueError(
+                    f"The ADMM state in '{path}' must be that of the same kernels. It has "
+                    f"{key}={saved[key]!r} where this one has {here[key]!r} (layer "
+                    f"'{here['path']}'). Use the plan of the run that wrote it, or another file."
+                )
+    if len(header["kernels"]) != len(wanted):
+        raise ValueError(
+            f"The ADMM state in '{path}' is that of {len(header['kernels'])} kernels, this one has "
+            f"{len(wanted)}. Use the plan of the run that wrote it, or another file."
+        )
+    for number, (saved, splitting) in enumerate(zip(header["kernels"], splittings, strict=True)):
+        splitting.z, splitting.u = arrays[f"z{number}"], arrays[f"u{number}"]
+        splitting.rho, splitting.first_rho = saved["rho"], saved["first_rho"]
+        places = range(saved["num_cores"])
+        splitting.cores = [arrays[f"core{number}_{place}"] for place in places] or None
+    return header["counts"]
+
+
+def _read(path) -> tuple[dict, dict]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(str(arrays["header"]))
+        if header["version"] != VERSION:
+            raise ValueError(f"version {header['version']}")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"'{path}' is not a complete ADMM state of version {VERSION} ({error}). Delete it to "
+            "start from the model's kernels, or give another file."
+        ) from error
+    return header, arrays
+
+
+def _describe(splitting: Splitting) -> dict:
+    return {
+        "path": splitting.path,
+        "shape": list(splitting.modes.kernel_shape),
+        "network": json.loads(json.dumps(splitting.network.to_config())),
+        "rho": splitting.rho,
+        "first_rho": splitting.first_rho,
+        "num_cores": len(splitting.cores or []),
+    }
