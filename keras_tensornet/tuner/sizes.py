@@ -1,0 +1,121 @@
+"""What a model costs: parameters, floating-point operations of one example, and latency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from keras_tensornet.autotuning import interleaved_medians
+from keras_tensornet.compiled import forward_function
+from keras_tensornet.compression.walker import is_graph
+from keras_tensornet.freezing import freeze, unfreeze
+from keras_tensornet.layers.common import EXTENT_HINT, FactorizedMethods
+
+TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model costs.
+
+    Attributes:
+        params: all weights.
+        flops: floating-point operations of the layers with kernels for one example, cores merged
+            beforehand where the plan merges them, as in an exported model. A multiply and an add
+            count as two. Unknown extents count as 32.
+        latency: median milliseconds of one compiled forward pass on this machine, frozen; None
+            where it was not measured.
+    """
+
+    params: int
+    flops: int
+    latency: float | None = None
+
+    @classmethod
+    def of(cls, model: keras.Model, latency_batch: int | None = None) -> ModelSize:
+        """Measure a built Sequential or Functional model.
+
+        Args:
+            model: left as it was.
+            latency_batch: batch size to measure the latency with; None for no measurement.
+        """
+        flops = sum(_flops(layer, times) for layer, times in _calls(model, 1))
+        latency = None if latency_batch is None else measure_latency(model, latency_batch)
+        return cls(model.count_params(), int(flops), latency)
+
+
+def measure_latency(model: keras.Model, batch_size: int) -> float:
+    """Median milliseconds of the compiled forward pass on zeros, factorized layers frozen."""
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.ops.zeros(_filled(tensor.shape, batch_size), tensor.dtype),
+        model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
+    )
+    was_frozen = any(getattr(layer, "frozen", False) for layer in model._flatten_layers())
+    freeze(model, batch_size)
+    try:
+        (seconds,) = interleaved_medians([forward_function(model, inputs)])
+    finally:
+        if not was_frozen:
+            unfreeze(model)
+    return 1e3 * seconds
+
+
+def _filled(shape, batch_size: int) -> tuple[int, ...]:
+    return (batch_size, *(extent or EXTENT_HINT for extent in shape[1:]))
+
+
+def _calls(model, times: int) -> Iterator[tuple[keras.layers.Layer, int]]:
+    """Every layer called in a model's graph, and how often for one example."""
+    graph = getattr(model, "_functional", None) or model
+    for node in (node for nodes in graph._nodes_by_depth.values() for node in nodes):
+        layer = node.operation
+        if is_graph(layer):
+            yield from _calls(layer, times)
+        elif isinstance(layer, keras.layers.TimeDistributed):
+            yield layer.layer, times * (node.arguments.args[0].shape[1] or EXTENT_HINT)
+        elif isinstance(layer, keras.layers.Bidirectional):
+            yield from ((inner, times) for inner in (layer.forward_layer, layer.backward_layer))
+        elif isinstance(layer, keras.layers.Layer):
+            yield layer, times
+
+
+def _flops(layer, times: int) -> int:
+    shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
+    if isinstance(layer, FactorizedMethods):
+        return times * layer.plan_for(batch_size=1, merged=True).flops
+    if isinstance(layer, keras.layers.RNN):
+        kernels = (getattr(layer.cell, name, None) for name in ("kernel", "recurrent_kernel"))
+        steps = (shape or (None, None))[1] or EXTENT_HINT
+        return times * steps * sum(2 * _entries(kernel) for kernel in kernels)
+    pair = [getattr(layer, name, None) for name in ("depthwise_kernel", "pointwise_kernel")]
+    kernels = [kernel for kernel in (*pair, _kernel_shape(layer)) if kernel is not None]
+    if shape is None or isinstance(layer, keras.layers.Embedding) or not kernels:
+        return 0
+    where = shape if isinstance(layer, TRANSPOSED) else layer.compute_output_shape(tuple(shape))
+    return times * sum(2 * _entries(kernel) * _positions(layer, where) for kernel in kernels)
+
+
+def _kernel_shape(layer):
+    """The kernel, or for a T-Basis layer an array of its shape; None for layers without one."""
+    if isinstance(getattr(layer, "kernel_shape", None), tuple):
+        return np.broadcast_to(np.int8(0), layer.kernel_shape)
+    return getattr(layer, "kernel", None)
+
+
+def _entries(kernel) -> int:
+    return 0 if kernel is None else math.prod(kernel.shape)
+
+
+def _positions(layer, shape) -> int:
+    """How many positions of one example the kernel is applied to."""
+    extents = [extent or EXTENT_HINT for extent in shape[1:]]
+    channels = 0 if getattr(layer, "data_format", None) == "channels_first" else len(extents) - 1
+    return math.prod(extent for axis, extent in enumerate(extents) if axis != channels)

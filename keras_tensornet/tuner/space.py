@@ -1,0 +1,173 @@
+"""The search space as data: which formats, which ranges, one value for all layers or one for each.
+
+A space is conditional on the format. Its hyperparameters are named after the format and the group
+of layers that they hold for: "tr_rank", "tt_energy/conv2", "tbasis_size".
+"""
+
+from __future__ import annotations
+
+import numbers
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from keras_tensornet import formats, validation
+
+TBASIS = "tbasis"
+# Formats whose decompositions choose ranks by a share of energy at little cost; CP and block terms
+# would have to try one rank after another.
+BY_ENERGY = ("tr", "tt", "ttm", "tucker", "ht")
+ALL_LAYERS = ""
+STAGE = re.compile(r"^(?:.*?/)?((?:stage|block|group|layer|conv)_?\d+)")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One point of the space.
+
+    Attributes:
+        format: name of a format, or "tbasis".
+        by: "rank" or "energy".
+        values: the rank or energy of each group of layers.
+        size, rank: of the basis; None for other formats.
+    """
+
+    format: str
+    by: str = "rank"
+    values: Mapping[str, float] = field(default_factory=dict)
+    size: int | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Space:
+    """Checked ranges, each `(low, high)` with both ends included.
+
+    Attributes:
+        formats: names of formats, "tbasis" among them or not.
+        rank: of cores, and of the basis.
+        energy: searched in place of ranks for trained models, or None to search ranks there too.
+        basis_size: number of tensors of the basis.
+    """
+
+    formats: tuple[str, ...]
+    rank: tuple[int, int]
+    energy: tuple[float, float] | None
+    basis_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, names, rank, energy, basis_size) -> Space:
+        """Check the arguments of a hypermodel.
+
+        Raises:
+            TypeError: if one is of another kind.
+            ValueError: if the space is empty or a value is out of range.
+        """
+        names = (names,) if isinstance(names, str) else tuple(names)
+        if not names:
+            raise ValueError(
+                "The search space is empty: `formats` must name at least one format. Received: "
+                "formats=(). Use for example formats=('tr', 'tt')."
+            )
+        for name in names:
+            validation.one_of("formats", name, (*formats.FORMATS, TBASIS))
+        return cls(
+            tuple(dict.fromkeys(names)),
+            _range("rank", rank, validation.positive_int),
+            None if energy is None else _range("energy", energy, validation.fraction),
+            _range("basis_size", basis_size, validation.positive_int),
+        )
+
+    def choose(self, hp, groups: Iterable[str], trained: bool) -> Choice:
+        """Declare the hyperparameters, conditional on the format, and read the chosen ones.
+
+        Args:
+            hp: KerasTuner's `HyperParameters`.
+            groups: names of the groups of layers; `ALL_LAYERS` for one value for all.
+            trained: whether energy thresholds have a meaning.
+        """
+        groups = tuple(dict.fromkeys(groups))
+        chosen_format = hp.Choice("format", list(self.formats))
+        choices = {}
+        for name in self.formats:
+            with hp.conditional_scope("format", [name]):
+                choices[name] = self._choice(hp, name, groups, trained)
+        return choices[chosen_format]
+
+    def _choice(self, hp, name: str, groups: tuple[str, ...], trained: bool) -> Choice:
+        if name == TBASIS:
+            size = _integer(hp, "tbasis_size", self.basis_size)
+            return Choice(name, size=size, rank=_integer(hp, "tbasis_rank", self.rank))
+        if trained and self.energy is not None and name in BY_ENERGY:
+            values = {g: _number(hp, _named(f"{name}_energy", g), self.energy) for g in groups}
+            return Choice(name, "energy", values)
+        values = {group: _integer(hp, _named(f"{name}_rank", group), self.rank) for group in groups}
+        return Choice(name, "rank", values)
+
+
+def group_names(per_layer, paths: Iterable[str]) -> dict[str, str]:
+    """The group of every layer.
+
+    Args:
+        per_layer: False for one group, True for one a layer, "stage" for `stage_of`, or a function
+            of the path.
+        paths: of the layers.
+    """
+    if per_layer is False:
+        return dict.fromkeys(paths, ALL_LAYERS)
+    if per_layer is True:
+        return {path: path for path in paths}
+    if per_layer == "stage":
+        return {path: stage_of(path) for path in paths}
+    return {path: str(per_layer(path)) for path in paths}
+
+
+def check_per_layer(per_layer) -> bool | str | Callable[[str], str]:
+    """Return the argument, or raise an error that says what it may be."""
+    if isinstance(per_layer, bool) or per_layer == "stage" or callable(per_layer):
+        return per_layer
+    raise ValueError(
+        "`per_layer` must be False (one value for all layers), True (one a layer), 'stage' or a "
+        f"function from a layer's path to the name of its group. Received: per_layer={per_layer!r}."
+    )
+
+
+def stage_of(path: str) -> str:
+    """The stage that a layer's path names, such as "stage2"; the whole path where it names none.
+
+    >>> stage_of("stage2_block1_conv2"), stage_of("fc1")
+    ('stage2', 'fc1')
+    """
+    found = STAGE.match(path)
+    return found[1] if found else path
+
+
+def _range(name: str, value, check) -> tuple:
+    if isinstance(value, numbers.Real):
+        value = (value, value)
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(
+            f"`{name}` must be a pair (low, high), or a single number to keep it fixed. Received: "
+            f"{name}={value!r}."
+        )
+    low, high = (check(f"{name}[{end}]", entry) for end, entry in enumerate(value))
+    if low > high:
+        raise ValueError(
+            f"The search space is empty: `{name}` must be (low, high) with low <= high. Received: "
+            f"{name}=({low}, {high})."
+        )
+    return low, high
+
+
+def _named(what: str, group: str) -> str:
+    return f"{what}/{group}" if group else what
+
+
+def _integer(hp, name: str, limits: tuple[int, int]) -> int:
+    low, high = limits
+    return hp.Fixed(name, low) if low == high else hp.Int(name, low, high, sampling="log")
+
+
+def _number(hp, name: str, limits: tuple[float, float]) -> float:
+    low, high = limits
+    return hp.Fixed(name, low) if low == high else hp.Float(name, low, high)
