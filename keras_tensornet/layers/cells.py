@@ -206,7 +206,8 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
     def get_initial_state(self, batch_size=None):
         """Zeros (batch, units), one for each state."""
         count = len(self.state_size) if isinstance(self.state_size, list) else 1
-        return [ops.zeros((batch_size, self.units), dtype=self.compute_dtype)] * count
+        # One tensor each: stateful layers make variables of them, which on PyTorch share memory.
+        return [ops.zeros((batch_size, self.units), dtype=self.compute_dtype) for _ in range(count)]
 
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
         """What plans need to know of inputs of that shape: all axes but the last are rows."""
