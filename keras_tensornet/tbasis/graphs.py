@@ -7,7 +7,6 @@ call, and nested models are played out in place: the result is one flat Function
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 
 import keras
@@ -49,7 +48,7 @@ def replay(model: keras.Model, apply: Apply, begin: Callable | None = None) -> k
     if begin is not None:
         begin(inputs)
     player = _Player(apply)
-    outputs = player.run(model, inputs, "", None)
+    outputs = player.run(model, inputs, "")
     result = keras.Model(inputs, outputs, name=model.name)
     player.finish()
     compile_like(result, model)
@@ -70,27 +69,25 @@ class _Player:
             if clone.trainable != source.trainable:
                 clone.trainable = source.trainable
 
-    def run(self, model, inputs, path: str, training):
+    def run(self, model, inputs, path: str):
         if isinstance(model, keras.Sequential):
             for layer in model.layers:
-                inputs = self._call(layer, path, training, (inputs,), {})
+                inputs = self._call(layer, path, (inputs,), {})
             return inputs
         return model._run_through_graph(
             inputs,
             operation_fn=lambda operation: operation,
-            call_fn=lambda operation, *args, **kwargs: self._call(
-                operation, path, training, args, kwargs
-            ),
+            call_fn=lambda operation, *args, **kwargs: self._call(operation, path, args, kwargs),
         )
 
-    def _call(self, operation, path: str, training, args: tuple, kwargs: dict):
+    def _call(self, operation, path: str, args: tuple, kwargs: dict):
         if not isinstance(operation, keras.layers.Layer):
             return clone_operation(operation)(*args, **kwargs)
-        # A nested model called with training=False (frozen batch norm) passes it to its layers.
-        kwargs = _with_training(operation, training, kwargs)
         path = _join(path, operation.name)
         if is_graph(operation):
-            return self.run(operation, args[0], path, kwargs.get("training"))
+            # Of its keyword arguments `training` is the only one, which that of the call that runs
+            # the whole model overrides in Keras as well.
+            return self.run(operation, args[0], path)
         outputs = self.apply(operation, path, args, kwargs)
         if outputs is NotImplemented:
             outputs = self._clone(operation, path)(*args, **kwargs)
@@ -113,14 +110,6 @@ def flat_name(path: str, taken: set[str]) -> str:
     name = name if not number else f"{name}_{number}"
     taken.add(name)
     return name
-
-
-def _with_training(layer, training, kwargs: dict) -> dict:
-    if training is None or kwargs.get("training") is not None:
-        return kwargs
-    if is_graph(layer) or "training" in inspect.signature(layer.call).parameters:
-        return {**kwargs, "training": training}
-    return kwargs
 
 
 def _join(path: str, name: str) -> str:

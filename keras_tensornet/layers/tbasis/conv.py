@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_tensornet.contraction import Plan, Workload
-from keras_tensornet.execution import run_plan, stage_kernels
+from keras_tensornet.execution import leading, run_plan, stage_kernels
 from keras_tensornet.layers.common import BATCH_HINT, serialisable
 from keras_tensornet.layers.tbasis.common import TBasisMethods
 
@@ -168,7 +168,11 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
             inputs = ops.transpose(inputs, (0, 2, 3, 1))
         in_padding, out_padding = self.ring.modes.padding
         if in_padding:
-            inputs = ops.pad(inputs, ((0, 0), (0, 0), (0, 0), (0, in_padding)))
+            # As a matrix: TensorFlow would fold a padding of images into the convolution after it,
+            # the channels' with it, and then find too few of them.
+            channels = inputs.shape[-1]
+            flat = ops.pad(ops.reshape(inputs, (-1, channels)), ((0, 0), (0, in_padding)))
+            inputs = ops.reshape(flat, (*leading(inputs), channels + in_padding))
         size, kernels = self.ring.network.size, stage_kernels(plan, cores)
         outputs = run_plan(plan, inputs, kernels, size, self._convolve, self._depthwise_convolve)
         if out_padding:
