@@ -65,12 +65,11 @@ def block_term(modes: KernelModes, rank: Rank) -> Network:
     a side has several modes, legs are pairs (i_k, o_k) as in a TT-matrix (Ye et al. 2018).
     """
     legs = paired_legs(modes)
-    if isinstance(rank, (tuple, list)):
-        blocks, *rest = validation.int_tuple("rank", rank) or (1,)
-        ranks = _leg_ranks("bt", modes, legs, rest[0] if len(rest) == 1 else rest, first=blocks)
-    else:
+    if not isinstance(rank, (tuple, list)):
         blocks = validation.positive_int("rank", rank)
-        ranks = _leg_ranks("bt", modes, legs, blocks)
+        return _factored("bt", modes, legs, _leg_ranks("bt", modes, legs, blocks), blocks)
+    blocks, *rest = validation.int_tuple("rank", rank) or (1,)
+    ranks = _leg_ranks("bt", modes, legs, rest[0] if len(rest) == 1 else rest, tuple(rank))
     return _factored("bt", modes, legs, ranks, blocks)
 
 
@@ -155,24 +154,31 @@ def _factored(
 
 
 def _leg_ranks(
-    name: str, modes: KernelModes, legs: Legs, rank: Rank, first: int | None = None
+    name: str, modes: KernelModes, legs: Legs, rank: Rank, of_blocks: tuple | None = None
 ) -> tuple[int, ...]:
-    """One rank for each leg; those that the argument leaves out are whole."""
+    """One rank for each leg; those that the argument leaves out are whole.
+
+    `of_blocks` is the whole argument of a block-term network, for the error.
+    """
     size = mode_sizes(modes)
     sizes = [math.prod(size[label] for label in leg) for leg in legs]
     channels = [_is_channel(modes, leg) for leg in legs]
-    if isinstance(rank, (tuple, list)) and len(rank) == len(legs):
-        return validation.int_tuple("rank", rank)
-    if isinstance(rank, (tuple, list)) and len(rank) != sum(channels):
-        lead, given = (
-            ("", rank) if first is None else ("the number of blocks, then ", (first, *rank))
-        )
+    if not isinstance(rank, (tuple, list)):
+        rank = (validation.positive_int("rank", rank),) * sum(channels)
+    ranks = validation.int_tuple("rank", rank)
+    if len(ranks) == len(legs):
+        return ranks
+    if len(ranks) != sum(channels):
+        choices = f"{sum(channels)}, for ({_names(legs, channels)})"
+        if not all(channels):
+            choices += f", or {len(legs)}, for ({_names(legs)})"
+        lead = "" if of_blocks is None else "the number of blocks, then "
         raise ValueError(
-            f"`rank` of a {name} network with these modes must be an integer or a tuple: {lead}"
-            f"{sum(channels)} integers, one for each of ({_names(legs, channels)}), or "
-            f"{len(legs)}, one for each of ({_names(legs)}). Received: rank={tuple(given)}."
+            f"`rank` of a {name} network with these modes must be an integer or a tuple of "
+            f"integers: {lead}{choices}. Received: "
+            f"rank={ranks if of_blocks is None else of_blocks}."
         )
-    short = iter(expand_rank(rank, sum(channels), name, _names(legs, channels)))
+    short = iter(ranks)
     return tuple(
         next(short) if channel else whole for channel, whole in zip(channels, sizes, strict=True)
     )

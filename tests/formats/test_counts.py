@@ -4,6 +4,7 @@ tednet's tables come from running that package (0.1), TensorNet-TF's and t3f's f
 how tednet splits the channels of its ResNets into modes is inferred from its totals, which fix it.
 """
 
+import itertools
 import math
 
 import pytest
@@ -88,7 +89,7 @@ def tednet_resnet(format, rank, blocks, classes):
         conv_rank, fc_rank = (rank, rank), (rank, 4, 4, rank)
     widths = [3] + [16] * (2 * blocks + 1) + [32] * (2 * blocks) + [64] * (2 * blocks)
     total = sum(4 * width // 2 for width in widths[1:]) + classes  # batch norm, the last bias
-    for channels, filters in zip(widths, widths[1:], strict=False):
+    for channels, filters in itertools.pairwise(widths):
         modes = (split.get(channels, (channels,)), split.get(filters, (filters,)))
         total += count(format, conv_rank, *modes, spatial)
     return total + count(format, fc_rank, (4, 4, 4), split.get(classes, (classes,)))
