@@ -8,7 +8,7 @@ PyTorch runs it eagerly.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import keras
 from keras import ops
@@ -154,7 +154,9 @@ def _compile(run: Callable) -> Callable:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(run)
+        # A partial, because TensorFlow counts tracings by code object, and would warn of retracing
+        # as soon as five different networks have been merged.
+        return tf.function(partial(run))
     if backend == "jax":
         import jax
 

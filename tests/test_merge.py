@@ -177,3 +177,10 @@ def test_a_second_call_by_hand_does_not_trace_again(monkeypatch):
 def test_bad_merges_say_why(call, words):
     with pytest.raises(ValueError, match=words):
         call(ring((3, 4, 5, 2), (5, 6, 7, 8)))
+
+
+@tensorflow_only
+def test_merging_many_networks_is_not_taken_for_retracing(caplog):
+    for size in range(8):
+        keras_tensornet.merge([np.ones((2, size + 11, 2), "float32")] * 2)
+    assert "retracing" not in caplog.text
