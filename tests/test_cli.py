@@ -119,6 +119,18 @@ def test_ctrl_c_ends_with_code_130(command, capsys):
     assert capsys.readouterr().err == "keras-tensornet: interrupted\n"
 
 
+def test_a_plain_import_registers_layers_and_loads_no_optional_package():
+    program = (
+        "import sys, keras_tensornet, keras\n"
+        "name = 'keras_tensornet>TRDense'\n"
+        "assert keras.saving.get_registered_object(name) is keras_tensornet.layers.TRDense\n"
+        "optional = {'t3f', 'tensorflow_datasets', 'keras_tuner', 'onnx'}\n"
+        "print('loaded:', *sorted(optional & set(sys.modules)))\n"
+    )
+    done = run_python("-c", program)
+    assert done.stdout.strip() == "loaded:"
+
+
 def test_missing_packages_are_named_with_their_extra():
     with pytest.raises(CommandError) as error:
         console.require_packages(

@@ -14,6 +14,7 @@ from keras_tensornet.errors import CommandError
 
 DATASETS = ("digits", "mnist", "cifar10")
 PACKAGES = {"rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
+LATENCY_NOTE = "Latency: compiled forward pass on this machine, cores merged beforehand."
 # Inputs on which the exported model is compared with the one in memory.
 CHECKED_INPUTS = 256
 FAILED, INTERRUPTED = 1, 130
@@ -109,7 +110,7 @@ def _show(console, heading: str, results: list[measuring.Result], out: Path | No
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=0,
-        caption="Latency: compiled forward pass on this machine, cores merged beforehand.",
+        caption=LATENCY_NOTE if results[0].latency else None,
         caption_justify="left",
     )
     for position, title in enumerate(measuring.HEADER):
