@@ -67,6 +67,18 @@ class ParetoFront:
     def __iter__(self) -> Iterator[TrialResult]:
         return iter(self.front)
 
+    def with_trials(self, trials, metric: str, direction: str) -> ParetoFront:
+        """The front over other values of these trials, such as their errors on test data.
+
+        Args:
+            trials: results, `dataclasses.replace(trial, metric=...)` of those of this front.
+            metric: what the new values are.
+            direction: "max" or "min".
+        """
+        validation.one_of("direction", direction, ("max", "min"))
+        marked = _mark(list(trials), self.size, direction)
+        return ParetoFront(metric, direction, self.size, marked, self.unfinished)
+
     def __len__(self) -> int:
         return len(self.front)
 
@@ -96,8 +108,12 @@ class ParetoFront:
         data = {**asdict(self), "trials": [asdict(trial) for trial in self.trials]}
         write_whole(path, lambda file: file.write_text(json.dumps(data, indent=1) + "\n"))
 
-    def plot(self, path: str | os.PathLike) -> None:
+    def plot(self, path: str | os.PathLike, beside: Mapping[str, list] | None = None) -> None:
         """Write a figure: the metric against size, the front as a line, a colour a format.
+
+        Args:
+            path: of the PNG file; one that is there is replaced.
+            beside: further points to compare with, `{label: [(size, metric), ...]}`.
 
         Raises:
             ImportError: without matplotlib.
@@ -119,6 +135,8 @@ class ParetoFront:
         sizes = [getattr(trial, self.size) for trial in self.front]
         best = [trial.metric for trial in self.front]
         axes.step(sizes, best, where="post", color="0.4", linewidth=1, label="front", zorder=2)
+        for label, points in (beside or {}).items():
+            axes.plot(*zip(*points, strict=True), "kx--", linewidth=0.7, label=label)
         axes.grid(alpha=0.3)
         axes.legend()
         FigureCanvasAgg(figure)

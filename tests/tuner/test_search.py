@@ -1,6 +1,7 @@
 """Searches with KerasTuner: every tuner, every format, limits, fronts, and bad input."""
 
 import csv
+import dataclasses
 import json
 import struct
 
@@ -216,6 +217,9 @@ def test_search_records_sizes_and_gives_a_front(tmp_path):
         assert not any(
             other.params < one.params and other.metric >= one.metric for other in front.trials
         )
+    worse = [dataclasses.replace(trial, metric=1.0) for trial in front.trials]
+    again = front.with_trials(worse, "test_error", "min")
+    assert [trial.params for trial in again] == [front.trials[0].params]
     from_folder = tuning.pareto(tmp_path / "p")
     assert from_folder == front
 
@@ -491,6 +495,6 @@ def test_front_files_need_a_folder_and_leave_nothing_half_written(tmp_path):
     with pytest.raises(OSError):
         front.to_json(tmp_path / "front.json")
     assert [path.name for path in tmp_path.iterdir()] == ["front.json"]
-    front.plot(tmp_path / "front.png")
+    front.plot(tmp_path / "front.png", beside={"paper": [(10, 0.4), (30, 0.6)]})
     width, height = struct.unpack(">II", (tmp_path / "front.png").read_bytes()[16:24])
     assert width > 500 and height > 300

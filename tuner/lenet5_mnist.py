@@ -1,0 +1,168 @@
+"""LeNet-5 on MNIST: tensor rings, tensor trains and T-Basis, against the tensor-ring paper.
+
+The paper's protocol (Wang et al. 2018, Table 4): 20 epochs, batch size 128, Adam. Trials are
+chosen by the accuracy on the last 5,000 training images; the errors that are reported are those on
+the 10,000 test images, of the weights of each trial's best epoch. A search that was stopped goes on
+from `--work`.
+
+    python tuner/lenet5_mnist.py             # all trials; docs/results/search_lenet5_mnist.*
+    python tuner/lenet5_mnist.py --smoke     # a minute: scikit-learn's digits, nothing is kept
+    python tuner/lenet5_mnist.py --report    # only print what was found
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "search_lenet5_mnist"
+VALIDATION = 5000
+# Table 4: parameters and error in percent of ranks 3, 5, 10, 15 and 20.
+PAPER = ((1_500, 2.24), (3_600, 1.64), (11_000, 1.39), (23_400, 0.81), (40_700, 0.69))
+
+
+def main() -> int:
+    """Search, evaluate on the test images, keep, compare with the paper."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=36)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lenet5_search")
+    parser.add_argument("--smoke", action="store_true", help="tiny and quick, nothing is kept")
+    parser.add_argument("--report", action="store_true", help="no trials, only the table")
+    arguments = parser.parse_args()
+    if arguments.report:
+        report(json.loads(RESULTS.with_suffix(".json").read_text()))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        smoke = arguments.smoke
+        work = Path(folder) if smoke else arguments.work
+        results = Path(folder, "search") if smoke else RESULTS
+        tuner, data = search(work, 3 if smoke else arguments.trials, arguments.epochs, smoke)
+        front = tested(tuner, data)
+        results.parent.mkdir(parents=True, exist_ok=True)
+        front.to_json(results.with_suffix(".json"))
+        front.to_csv(results.with_suffix(".csv"))
+        front.plot(results.with_suffix(".png"), beside={"tensor-ring paper, Table 4": PAPER})
+        print(front)
+        report(json.loads(results.with_suffix(".json").read_text()))
+    return 0
+
+
+def search(work: Path, trials: int, epochs: int, smoke: bool):
+    """The search; returns the tuner and the data."""
+    import keras_tuner
+
+    from keras_tensornet import datasets
+    from keras_tensornet.tuner import SizeObjective, TensorNetHyperModel
+
+    data = datasets.load("digits" if smoke else "mnist")
+    count = 64 if smoke else len(data.x_train) - VALIDATION
+    held_out = slice(count, count + 64) if smoke else slice(count, None)
+    hypermodel = TensorNetHyperModel(
+        build_digits if smoke else build,
+        ("tr", "tt", "tbasis"),
+        rank=(2, 20),
+        basis_size=(2, 24),
+        exclude=(),  # the paper factorizes every layer
+        arguments=None if smoke else tensor_ring_arguments,
+        objective=SizeObjective(params=60_000),
+        compile_model=compile_model,
+        seed=0,
+    )
+    tuner = keras_tuner.BayesianOptimization(
+        hypermodel,
+        hypermodel.objective,
+        max_trials=trials,
+        max_consecutive_failed_trials=trials,
+        seed=0,
+        directory=str(work),
+        project_name="lenet5",
+    )
+    tuner.search(
+        data.x_train[:count],
+        data.y_train[:count],
+        validation_data=(data.x_train[held_out], data.y_train[held_out]),
+        epochs=1 if smoke else epochs,
+        batch_size=128,
+        verbose=0,
+    )
+    return tuner, data
+
+
+def build():
+    """The dense LeNet-5."""
+    from keras_tensornet import models
+
+    return models.lenet5()
+
+
+def build_digits():
+    """The dense LeNet-5 on digits of 8x8, enlarged to its images' size."""
+    import keras
+
+    from keras_tensornet import models
+
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.CenterCrop(28, 28)(keras.layers.UpSampling2D(4)(inputs))
+    return keras.Model(inputs, models.lenet5()(x))
+
+
+def tensor_ring_arguments(path: str, format: str) -> dict:
+    """The paper's modes for its format; the others take their own."""
+    from keras_tensornet import models
+
+    if format != "tr":
+        return {}
+    separate = {"spatial": "separate"} if path.startswith("conv") else {}
+    return models.tensor_ring_modes("lenet5")[path] | separate
+
+
+def compile_model(model, hp) -> None:
+    """Adam with a learning rate of its own for each trial."""
+    import keras
+
+    rate = hp.Float("learning_rate", 5e-4, 8e-3, sampling="log")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+
+
+def tested(tuner, data):
+    """The front over errors on the test images, in percent, in place of validation accuracies."""
+    from dataclasses import replace
+
+    from keras_tensornet.tuner import pareto
+
+    found = pareto(tuner)
+    trials = []
+    for trial in found.trials:
+        model = tuner.load_model(tuner.oracle.trials[trial.trial_id])
+        scores = model.evaluate(data.x_test, data.y_test, verbose=0, return_dict=True)
+        trials.append(replace(trial, metric=100.0 * (1.0 - scores["accuracy"])))
+    return found.with_trials(trials, "test_error", "min")
+
+
+def report(found: dict) -> None:
+    """For each row of the paper, the best trial that is no larger."""
+    print("tensor-ring paper, Table 4     best trial that is no larger")
+    for params, error in PAPER:
+        fitting = [trial for trial in found["trials"] if trial["params"] <= params]
+        if not fitting:
+            print(f"{params:>7,}  {error:.2f} %           none")
+            continue
+        best = min(fitting, key=lambda trial: trial["metric"])
+        verdict = "dominates" if best["metric"] <= error else "does not"
+        name = best["values"]["format"]
+        print(
+            f"{params:>7,}  {error:.2f} %           {best['params']:>7,}  {best['metric']:.2f} %  "
+            f"{name:<7} {verdict}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
