@@ -39,6 +39,7 @@ if not _is_command_line():
     from keras_tensornet.freezing import freeze, unfreeze
     from keras_tensornet.networks import Network
     from keras_tensornet.rounding import round_layer, truncate_ranks
+    from keras_tensornet.tbasis.model import tbasis_model
 
 __all__ = [
     "Network",
@@ -55,6 +56,7 @@ __all__ = [
     "ranks",
     "regularizers",
     "round_layer",
+    "tbasis_model",
     "truncate_ranks",
     "unfreeze",
 ]
