@@ -41,6 +41,7 @@ def test_the_merged_kernel_is_multilinear_in_one_mask_per_bond(cores, monkeypatc
             keras.random, "dropout", lambda x, rate, seed, m=masks: ops.cast(next(m), x.dtype)
         )
         dropped = [array(core) for core in drop_bonds(net, tensors, rate, seed=0)]
+        assert next(masks, None) is None  # every bond has had its mask
         expected += probability * references.merged_kernel(net, modes, dropped)
     np.testing.assert_allclose(expected, references.merged_kernel(net, modes, arrays), atol=1e-12)
 

@@ -123,6 +123,21 @@ def test_a_dead_bond_keeps_one_index_and_a_ring_that_spans_everything_is_cut_exa
     assert relative(truncate_ranks(ring).kernel, ring.kernel) < 1e-6
 
 
+def test_a_bond_that_its_neighbour_cannot_use_any_more_is_made_smaller_exactly():
+    sizes = {"i0": 4, "i1": 2, "o0": 8, "a": 4, "b": 8, "c": 2}
+    for cores in ("i0 a, a i1 b, b o0", "i0 a c, c a i1 b, b o0"):
+        known = {label: sizes[label] for label in cores.replace(",", " ").split()}
+        layer = layers.FactorizedDense(8, network=Network.parse(cores, known))
+        layer.build((None, 8))
+        core = array(layer.cores[0]).copy()
+        core[:, 1:] = 0
+        layer.cores[0].assign(core)
+        smaller = truncate_ranks(layer)
+        assert smaller.network.size["a"] == 1
+        assert smaller.network.size["b"] < 8
+        assert relative(smaller.kernel, layer.kernel) < 1e-6
+
+
 def test_bad_arguments_raise():
     layer = layers.TRDense(12, rank=3)
     with pytest.raises(ValueError, match="is not built"):
