@@ -46,6 +46,10 @@ COMMANDS: dict[str, Command] = {
         "keras_tensornet.demo.command",
         "train a small CNN and its tensor-ring and tensor-train twins, compare, export",
     ),
+    "export": Command(
+        "keras_tensornet.export.command",
+        "write a model as SavedModel, LiteRT, ONNX or plain Keras, and check the file",
+    ),
 }
 
 

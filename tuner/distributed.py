@@ -8,6 +8,7 @@ The same script runs in every process; KerasTuner reads three environment variab
 
     python tuner/distributed.py --local 2 --out /tmp/search      # a chief and two workers, here
     python tuner/distributed.py --out /shared/search             # one of them, by the environment
+    python tuner/distributed.py --out /tmp/search                # alone: one process does it all
 
 A worker that dies gives its trial back when a worker of the same name comes again; `--local` starts
 it again by itself. A chief that dies is started again with the same `--out` and goes on from disk;
@@ -27,6 +28,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 CHIEF = "chief"
+PROJECT = "digits"
 # How often one process may be started again before something is taken to be wrong with it.
 RESTARTS = 5
 
@@ -45,7 +47,16 @@ def main() -> int:
     if arguments.local:
         return run_here(arguments)
     search(arguments)
+    if "KERASTUNER_TUNER_ID" not in os.environ:
+        print_front(arguments.out)
     return 0
+
+
+def print_front(out: Path) -> None:
+    """The trials of a search, those that no other beats marked."""
+    from keras_tensornet.tuner import pareto
+
+    print(pareto(out / PROJECT))
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -91,9 +102,7 @@ def run_here(arguments: argparse.Namespace) -> int:
     finally:
         for process in processes.values():
             stop(process)
-    from keras_tensornet.tuner import pareto
-
-    print(pareto(arguments.out / "digits"))
+    print_front(arguments.out)
     return 0
 
 
@@ -152,7 +161,7 @@ def search(arguments: argparse.Namespace) -> None:
         max_consecutive_failed_trials=arguments.trials,
         seed=arguments.seed,
         directory=str(arguments.out),
-        project_name="digits",
+        project_name=PROJECT,
     )
     data = datasets.load("digits")
     count = arguments.images or len(data.x_train)

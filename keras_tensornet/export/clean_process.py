@@ -1,0 +1,126 @@
+"""Run an exported model in a process that cannot import keras_tensornet.
+
+`verification` passes this file's text to a fresh interpreter, so nothing in it may import this
+package, and the package is blocked before any other library is imported:
+
+    python -c TEXT FORMAT FILE INPUTS OUTPUTS BATCH BLOCK
+
+    FORMAT   "tf_saved_model", "litert", "onnx" or "keras"
+    FILE     the exported file or folder
+    INPUTS   .npz, a batch of each named input
+    OUTPUTS  .npz that is written: each output, and "seconds_per_call", the median of REPEATS
+    BATCH    number of examples in the calls whose time is taken
+    BLOCK    1 to block the package, 0 not to
+"""
+
+import importlib
+import statistics
+import sys
+import time
+
+BLOCKED = "keras_tensornet"
+REPEATS = 20
+
+
+class Blocker:
+    """An import hook that refuses the package, installed or not."""
+
+    def find_spec(self, name, path=None, target=None):
+        """Refuse the package and its submodules, and leave all others to the next finder."""
+        if name.partition(".")[0] == BLOCKED:
+            raise ImportError(f"{name} is blocked in this process")
+        return None
+
+
+def block():
+    """Refuse the package from now on; exits if it can be imported all the same."""
+    sys.meta_path.insert(0, Blocker())
+    try:
+        importlib.import_module(BLOCKED)
+    except ImportError:
+        return
+    sys.exit(f"{BLOCKED} could be imported, so this run proves nothing")
+
+
+def load_tf_saved_model(file):
+    """The `serving_default` signature."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(file)
+    serve = loaded.signatures["serving_default"]
+
+    def run(inputs):
+        outputs = serve(**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    run.keeps = loaded  # a signature does not keep its variables alive
+    return run
+
+
+def load_litert(file):
+    """The plain interpreter: no Flex operations."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
+    interpreter = Interpreter(model_path=file)
+    runner = interpreter.get_signature_runner("serving_default")
+
+    def run(inputs):
+        return {name: value.copy() for name, value in runner(**inputs).items()}
+
+    run.keeps = interpreter
+    return run
+
+
+def load_onnx(file):
+    """ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def load_keras(file):
+    """Keras' own file; outputs are numbered. The package's layers are known where it may be."""
+    import keras
+
+    if not any(isinstance(finder, Blocker) for finder in sys.meta_path):
+        importlib.import_module(BLOCKED + ".layers")
+    model = keras.models.load_model(file)
+
+    def run(inputs):
+        arrays = [inputs[tensor.name] for tensor in keras.tree.flatten(model.inputs)]
+        outputs = model.predict_on_batch(arrays if len(arrays) > 1 else arrays[0])
+        return {str(place): value for place, value in enumerate(keras.tree.flatten(outputs))}
+
+    return run
+
+
+def main(format, file, inputs_file, outputs_file, batch, blocked):
+    """Load the model, run it, take the time, write its outputs."""
+    if blocked == "1":
+        block()
+    import numpy as np
+
+    run = globals()["load_" + format](file)
+    with np.load(inputs_file) as stored:
+        inputs = {name: stored[name] for name in stored.files}
+    outputs = run(inputs)
+    shapes = {name: (int(batch), *value.shape[1:]) for name, value in inputs.items()}
+    timed = {name: np.resize(value, shapes[name]) for name, value in inputs.items()}
+    run(timed)
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run(timed)
+        seconds.append(time.perf_counter() - start)
+    arrays = {f"output:{name}": value for name, value in outputs.items()}
+    np.savez(outputs_file, seconds_per_call=statistics.median(seconds), **arrays)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,292 @@
+"""`export_model`: choose what to ship, write it, run it in a fresh process, and report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_tensornet import validation
+from keras_tensornet.export import forms, verification, writers
+from keras_tensornet.files import write_whole
+
+FORMATS = ("tf_saved_model", "litert", "onnx", "keras")
+SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "keras": ".keras"}
+QUANTIZED = {"litert": ("int8", "float16"), "keras": ("int8",)}
+# Largest difference allowed, relative to the largest output: float32 sums in another order;
+# weights of 11 bits; weights, and activations where they are calibrated, of 8 bits.
+TOLERANCE = {None: 1e-4, "float16": 1e-2, "int8": 0.25}
+SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, and what it did in a process of its own.
+
+    Attributes:
+        path: of the file or folder.
+        format: of the file.
+        form: "factorized", "dense" or "stock".
+        quantize: None, "int8" or "float16".
+        size: bytes on disk.
+        latency: median milliseconds of one call at `batch_size`, in the fresh process, on the CPU;
+            None where it was not verified.
+        difference: largest absolute difference from the model's outputs on the samples; None
+            where it was not verified.
+        scale: the largest absolute output, for comparison.
+        batch_size: that plans and latency are for.
+        alone: whether the file runs without this package, as the check did.
+        inputs, outputs: names in the signature, in order.
+    """
+
+    path: str
+    format: str
+    form: str
+    quantize: str | None
+    size: int
+    latency: float | None
+    difference: float | None
+    scale: float
+    batch_size: int
+    alone: bool
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __str__(self) -> str:
+        how = self.form + (f", {self.quantize}" if self.quantize else "")
+        lines = [
+            f"{self.path}: {self.format}, {how}, {self.size:,} bytes",
+            f"  {', '.join(self.inputs)} -> {', '.join(self.outputs)}",
+        ]
+        if self.difference is None:
+            lines.append("  not verified")
+        else:
+            where = "without keras_tensornet" if self.alone else "with keras_tensornet"
+            lines.append(
+                f"  run in a new process {where}: largest difference {self.difference:.1e} "
+                f"(outputs up to {self.scale:.1e}), {self.latency:.3f} ms a call at batch "
+                f"{self.batch_size}"
+            )
+        return "\n".join(lines)
+
+
+def export_model(
+    model: keras.Model,
+    path: str | os.PathLike,
+    format: str = "tf_saved_model",
+    as_: str = forms.AUTO,
+    quantize: str | None = None,
+    *,
+    batch_size: int = 1,
+    endpoints: Mapping[str, writers.Endpoint] | None = None,
+    samples=None,
+    calibration_data=None,
+    tolerance: float | None = None,
+    verify: bool = True,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write a model to a file that needs neither this package nor, but for `.keras`, Keras.
+
+    The file is written beside its place, run in a fresh process that cannot import keras_tensornet,
+    compared with the model, and only then put in place. The given model stays as it was.
+
+    Args:
+        model: a built Sequential or Functional model, factorized layers in it or not.
+        path: of the file or, for a SavedModel, the folder. LiteRT files end in ".tflite", the
+            others in ".onnx" and ".keras".
+        format: "tf_saved_model", "litert", "onnx" or "keras".
+        as_: "factorized" ships the cores, merged in every call as the plan for `batch_size` says;
+            "dense" ships merged kernels in plain layers; "stock" ships each layer as its chain of
+            stock layers; "auto" chooses between the first two, see `choose_form`.
+        quantize: for LiteRT "float16" (weights) or "int8" (weights, and activations if there is
+            `calibration_data`); for Keras "int8" (`model.quantize`; not factorized).
+        batch_size: that will be served: plans are made and latency is measured for it. The exported
+            batch dimension stays open.
+        endpoints: further signatures of a SavedModel: name to the name of a layer whose output is
+            served, or to a function of the model's outputs.
+        samples: inputs to compare on, as the model takes them or by name; by default 8 normal ones
+            (zeros for integer inputs).
+        calibration_data: inputs that give the ranges of int8 activations; 100 or more.
+        tolerance: largest difference allowed, relative to the largest output; by default 1e-4,
+            1e-2 for float16 and 0.25 for int8.
+        verify: False writes without a check.
+        overwrite: True replaces what is at `path`, once the new file has passed its check.
+
+    Returns:
+        What was written and measured; prints as three lines.
+
+    Raises:
+        FileExistsError: if there is something at `path` and `overwrite` is False.
+        ValueError, TypeError: for arguments that do not go together; before anything is written.
+        RuntimeError: if the backend cannot write the format, or the exported file does not run or
+            differs; nothing is left behind.
+    """
+    _check_arguments(model, path, format, as_, quantize, endpoints, overwrite)
+    path = Path(path)
+    validation.positive_int("batch_size", batch_size)
+    form = forms.choose_form(model, format, batch_size) if as_ == forms.AUTO else as_
+    if quantize and format == "keras" and form == "factorized":
+        raise ValueError(
+            "Keras cannot quantize cores. Received: format='keras', as_='factorized', "
+            f"quantize={quantize!r}. Use as_='dense' or format='litert'."
+        )
+    exported = forms.in_form(model, form, batch_size, format)
+    inputs = _inputs("samples", model, samples)
+    expected = [
+        keras.ops.convert_to_numpy(output)
+        for output in keras.tree.flatten(writers.call_model(model, tuple(inputs.values())))
+    ]
+    scale = max(float(np.max(np.abs(output), initial=0.0)) for output in expected)
+    calibration = None
+    if calibration_data is not None:
+        calibration = _inputs("calibration_data", model, calibration_data)
+    allowed = TOLERANCE[quantize] if tolerance is None else float(tolerance)
+    record: dict = {"latency": None, "difference": None}
+
+    def write(temporary: Path) -> None:
+        _write(exported, temporary, format, quantize, endpoints or {}, calibration)
+        if verify:
+            record.update(_verify(temporary, format, exported, inputs, expected, batch_size))
+            _check_difference(record["difference"], allowed * max(scale, 1e-6), path)
+        if overwrite and path.is_dir():
+            shutil.rmtree(path)
+
+    write_whole(path, write)
+    return ExportReport(
+        str(path),
+        format,
+        form,
+        quantize,
+        _bytes(path),
+        scale=scale,
+        batch_size=batch_size,
+        alone=format != "keras" or not forms.needs_package(exported),
+        inputs=tuple(writers.named_inputs(exported)),
+        outputs=tuple(writers.output_names(exported)),
+        **record,
+    )
+
+
+def _check_arguments(model, path, format, as_, quantize, endpoints, overwrite) -> None:
+    validation.one_of("format", format, FORMATS)
+    validation.one_of("as_", as_, (forms.AUTO, *forms.FORMS))
+    allowed = QUANTIZED.get(format, ())
+    if quantize is not None and quantize not in allowed:
+        can = ", ".join(f"{name}: {' or '.join(how)}" for name, how in QUANTIZED.items())
+        raise ValueError(
+            f"`quantize` must suit the format ({can}). Received: format={format!r}, "
+            f"quantize={quantize!r}."
+        )
+    if endpoints and format != "tf_saved_model":
+        raise ValueError(
+            "Only a SavedModel has several endpoints. Received: "
+            f"format={format!r}, endpoints={sorted(endpoints)}."
+        )
+    if endpoints and writers.SERVING in endpoints:
+        raise ValueError(
+            f"The endpoint {writers.SERVING!r} is the model itself; name it otherwise."
+        )
+    if not isinstance(model, keras.Model) or not model.built or not getattr(model, "inputs", None):
+        raise TypeError(
+            "`model` must be a built Sequential or Functional Keras model. Received: "
+            f"{model!r}. Begin it with a keras.Input."
+        )
+    suffix = SUFFIXES.get(format, "")
+    if Path(path).suffix != suffix and suffix:
+        raise ValueError(f"A {format} file ends in {suffix!r}. Received: {os.fspath(path)!r}.")
+    if Path(path).exists() and not overwrite:
+        raise FileExistsError(
+            f"There is something at {os.fspath(path)!r} already, and nothing is overwritten. "
+            "Choose another path, remove it, or give overwrite=True."
+        )
+    if not Path(path).resolve().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {Path(path).resolve().parent} to write into.")
+    backend = keras.backend.backend()
+    if format != "keras" and backend != "tensorflow":
+        raise RuntimeError(
+            f"Writing {format} needs Keras' TensorFlow backend. Received: {backend}. Save the "
+            "model as `.keras`, and export it in a process with KERAS_BACKEND=tensorflow."
+        )
+    if format == "onnx":
+        _require_onnx()
+
+
+def _require_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"Writing and checking ONNX needs tf2onnx and onnxruntime ({error}). Install them "
+            'with: python -m pip install "keras-tensornet[export]"'
+        ) from error
+
+
+def _write(model, path: Path, format: str, quantize, endpoints, calibration) -> None:
+    if format == "tf_saved_model":
+        writers.write_saved_model(model, path, endpoints)
+    elif format == "litert":
+        writers.write_litert(model, path, quantize, calibration)
+    elif format == "onnx":
+        writers.write_onnx(model, path)
+    else:
+        writers.write_keras(writers.quantized_keras(model) if quantize else model, path)
+
+
+def _verify(path: Path, format: str, model, inputs, expected, batch_size: int) -> dict:
+    """Outputs on the samples, and time at the serving batch, in a fresh process."""
+    blocked = format != "keras" or not forms.needs_package(model)
+    found = verification.run_fresh(format, path, inputs, batch_size, blocked)
+    in_order = list(found.outputs.values())
+    if format in ("tf_saved_model", "litert"):
+        # These sort outputs by name; a dict's order is lost.
+        names = writers.output_names(model)
+        in_order = [found.outputs[name] for name in names if name in found.outputs]
+    return {
+        "latency": found.latency,
+        "difference": verification.largest_difference(in_order, expected),
+    }
+
+
+def _check_difference(difference: float, allowed: float, path: Path) -> None:
+    if not difference <= allowed:
+        raise RuntimeError(
+            f"The exported {path.name} differs from the model by {difference:.2e}, more than the "
+            f"{allowed:.2e} allowed. Give `tolerance` if that is wanted, `calibration_data` for "
+            "int8, or other `samples`."
+        )
+
+
+def _inputs(name: str, model, given) -> dict[str, np.ndarray]:
+    """A batch of each input by name."""
+    tensors = writers.named_inputs(model)
+    if given is None:
+        rng = np.random.default_rng(0)
+        return {key: _default(tensor, rng) for key, tensor in tensors.items()}
+    if not isinstance(given, Mapping):
+        leaves = keras.tree.flatten(given) if isinstance(given, (list, tuple)) else [given]
+        given = dict(zip(tensors, leaves, strict=False)) if len(leaves) == len(tensors) else {}
+    if set(given) != set(tensors):
+        raise ValueError(
+            f"`{name}` must hold an array for each input of the model, {list(tensors)}, as a dict "
+            f"or in this order. Received: {list(given) or 'another number of arrays'}."
+        )
+    return {key: np.asarray(given[key]).astype(tensors[key].dtype) for key in tensors}
+
+
+def _default(tensor, rng) -> np.ndarray:
+    shape = (SAMPLES, *(extent or forms.EXTENT_HINT for extent in tensor.shape[1:]))
+    if not keras.backend.is_float_dtype(tensor.dtype):
+        return np.zeros(shape, tensor.dtype)
+    return rng.normal(size=shape).astype(tensor.dtype)
+
+
+def _bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

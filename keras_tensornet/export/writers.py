@@ -1,0 +1,206 @@
+"""One function for each file format: what it writes, and what its outputs are called.
+
+Inputs are named after the model's input tensors, outputs after the layers that give them, so that a
+signature reads `serving_default(image=...) -> {"fc2": ...}`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+SERVING = "serving_default"
+Endpoint = str | Callable
+
+
+def named_inputs(model: keras.Model) -> dict[str, object]:
+    """The input tensors of a model by name, batch size unknown."""
+    return {tensor.name: tensor for tensor in keras.tree.flatten(model.inputs)}
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """A name for each output: its layer's, numbered where one layer has several."""
+    names: list[str] = []
+    for tensor in keras.tree.flatten(model.outputs):
+        operation = tensor._keras_history.operation
+        name = operation.name.replace("/", "_")
+        names.append(name if name not in names else f"{name}_{len(names)}")
+    return names
+
+
+def write_saved_model(model, path: Path, endpoints: Mapping[str, Endpoint]) -> None:
+    """A SavedModel with `serving_default` and further endpoints, batch size open."""
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    specs = input_specs(model)
+    archive.add_endpoint(SERVING, serving_function(model), input_signature=specs)
+    for name, endpoint in endpoints.items():
+        archive.add_endpoint(name, endpoint_function(model, name, endpoint), input_signature=specs)
+    archive.write_out(str(path), verbose=False)
+
+
+def write_litert(model, path: Path, quantize: str | None, calibration) -> None:
+    """A LiteRT file of built-in operations only, so that the plain interpreter runs it.
+
+    Args:
+        model: to write.
+        path: of the file.
+        quantize: None, "float16" (weights) or "int8" (weights and, with data, activations).
+        calibration: inputs by name that give the ranges of activations, or None.
+
+    Raises:
+        ValueError: if a recurrent layer is not unrolled.
+    """
+    import tensorflow as tf
+
+    loops = [layer.name for layer in model._flatten_layers() if _loops(layer)]
+    if loops:
+        raise ValueError(
+            "LiteRT's plain interpreter has no loops over an open batch. Received: recurrent "
+            f"layers {', '.join(loops)}. Build them with unroll=True, or use another format."
+        )
+    signature = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in input_specs(model)]
+    holder = tf.Module()
+    holder.serve = tf.function(_constant(model), input_signature=signature)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [holder.serve.get_concrete_function()], holder
+        )
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if quantize is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        elif quantize == "int8" and calibration is not None:
+            converter.representative_dataset = lambda: _one_by_one(calibration)
+        path.write_bytes(converter.convert())
+
+
+def write_onnx(model, path: Path) -> None:
+    """An ONNX file, batch size open."""
+    model.export(str(path), format="onnx", verbose=False, input_signature=_as_given(model))
+
+
+def write_keras(model, path: Path) -> None:
+    """Keras' own file."""
+    model.save(path)
+
+
+def input_specs(model) -> list[keras.InputSpec]:
+    """The signature of the inputs, batch size open."""
+    return [
+        keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=name)
+        for name, tensor in named_inputs(model).items()
+    ]
+
+
+def serving_function(model) -> Callable:
+    """`(*inputs) -> outputs by name`, in inference."""
+    names = output_names(model)
+
+    def serve(*inputs):
+        outputs = keras.tree.flatten(call_model(model, inputs))
+        return dict(zip(names, outputs, strict=True))
+
+    return serve
+
+
+def endpoint_function(model, name: str, endpoint: Endpoint) -> Callable:
+    """The function of a further endpoint.
+
+    Args:
+        model: that is exported.
+        name: of the endpoint, and of its output.
+        endpoint: name of a layer whose output is served, or a function of the model's outputs that
+            returns a tensor or a dict of tensors.
+
+    Raises:
+        ValueError: if the model has no such layer.
+        TypeError: if it is neither.
+    """
+    if isinstance(endpoint, str):
+        known = [layer.name for layer in model.layers]
+        if endpoint not in known:
+            raise ValueError(
+                f"Endpoint {name!r} must name a layer of the exported model. Received: "
+                f"{endpoint!r}. It has: {', '.join(known)}."
+            )
+        part = keras.Model(model.inputs, model.get_layer(endpoint).output)
+        return lambda *inputs: {name: call_model(part, inputs)}
+    if not callable(endpoint):
+        raise TypeError(
+            f"Endpoint {name!r} must be the name of a layer or a function of the outputs. "
+            f"Received: {endpoint!r}."
+        )
+
+    def serve(*inputs):
+        outputs = endpoint(call_model(model, inputs))
+        return outputs if isinstance(outputs, dict) else {name: outputs}
+
+    return serve
+
+
+def call_model(model, inputs):
+    """Call a model on its inputs as a flat sequence."""
+    if isinstance(model, keras.Sequential) or len(inputs) == 1:
+        packed = inputs[0]
+        if not isinstance(model, keras.Sequential):
+            packed = keras.tree.pack_sequence_as(model.input, [packed])
+    else:
+        packed = keras.tree.pack_sequence_as(model.input, list(inputs))
+    return model(packed, training=False)
+
+
+def quantized_keras(model: keras.Model) -> keras.Model:
+    """The model with int8 kernels in its Dense, EinsumDense and Embedding layers; in place.
+
+    Raises:
+        ValueError: if no layer of the model can be quantized by Keras.
+    """
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding)
+    if not any(isinstance(layer, kinds) for layer in model._flatten_layers()):
+        raise ValueError(
+            "Keras quantizes Dense, EinsumDense and Embedding layers, and the model has none. "
+            "Use format='litert', which quantizes convolutions too."
+        )
+    model.quantize("int8")
+    return model
+
+
+def _constant(model) -> Callable:
+    """The serving function with the weights as constants, which the converter can fold."""
+    serve = serving_function(model)
+    values = [
+        (variable, keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(variable)))
+        for variable in model.variables
+    ]
+
+    def constant(*inputs):
+        with keras.StatelessScope(state_mapping=values):
+            return serve(*inputs)
+
+    return constant
+
+
+def _loops(layer) -> bool:
+    return isinstance(layer, keras.layers.RNN) and not layer.unroll
+
+
+def _as_given(model):
+    """Input specs in the structure in which the model takes its inputs."""
+    specs = input_specs(model)
+    if isinstance(model, keras.Sequential):
+        return specs
+    packed = keras.tree.pack_sequence_as(model.input, specs)
+    return packed if isinstance(packed, (list, tuple)) else [packed]
+
+
+def _one_by_one(calibration: Mapping[str, np.ndarray]):
+    count = min(len(array) for array in calibration.values())
+    for place in range(count):
+        yield {name: array[place : place + 1] for name, array in calibration.items()}

@@ -1,0 +1,307 @@
+"""Exported files: equal outputs in a process without this package, and nothing half written."""
+
+import importlib.util
+import json
+import os
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from keras_tensornet import cli, compression, export, layers
+from keras_tensornet.export import clean_process, exporting, forms, verification, writers
+from keras_tensornet.freezing import factorized_layers
+
+FORMATS = ("tr", "tt", "ttm", "cp", "tucker", "bt", "ht")
+X = np.random.default_rng(0).normal(size=(3, 4, 4, 6)).astype("float32")
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="export needs the TensorFlow backend"
+)
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("tf2onnx", "onnxruntime")),
+    reason='ONNX needs the "export" extra',
+)
+
+
+def one_of_each():
+    """A model with one output for each format, a T-Basis and a recurrent one beside them."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input((4, 4, 6), name="image")
+    outputs = []
+    for name in FORMATS:
+        x = layers.FactorizedConv2D(6, 3, 2, format=name, padding="same", name=f"conv_{name}")(
+            image
+        )
+        x = keras.layers.Flatten()(x)
+        outputs.append(layers.FactorizedDense(5, 2, format=name, name=f"fc_{name}")(x))
+    basis = layers.TBasis(3, 2, name="basis")(image)
+    x = layers.TBasisConv2D(6, 3, name="conv_tbasis")(image, basis=basis)
+    outputs.append(keras.layers.GlobalAveragePooling2D(name="tbasis")(x))
+    sequence = keras.layers.Reshape((4, 24))(image)
+    outputs.append(layers.FactorizedLSTM(4, 2, unroll=True, name="lstm")(sequence))
+    return keras.Model(image, outputs)
+
+
+def small():
+    inputs = keras.Input((6,), name="features")
+    x = layers.TRDense(8, rank=2, activation="relu", name="hidden")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, name="logits")(x))
+
+
+# --------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize(
+    "format, form",
+    [
+        ("tf_saved_model", "factorized"),
+        ("litert", "factorized"),
+        pytest.param("onnx", "factorized", marks=needs_onnx),
+        ("litert", "stock"),
+        ("keras", "dense"),
+    ],
+)
+def test_every_format_runs_alone(format, form, tmp_path):
+    if form == "stock" and not hasattr(compression, "to_stock_model"):
+        pytest.skip("there is no to_stock_model")
+    model = one_of_each()
+    before = model.get_weights()
+    path = tmp_path / f"model{exporting.SUFFIXES.get(format, '')}"
+    # 1e-4 of the largest output: the same float32 sums in another order
+    report = export.export_model(model, path, format, form, samples=X, batch_size=2)
+    assert report.alone and report.form == form
+    assert report.difference <= 1e-4 * report.scale
+    assert report.latency > 0 and report.size > 1000
+    assert os.listdir(tmp_path) == [path.name]
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert "without keras_tensornet: largest difference" in str(report)
+
+
+def test_saved_model_has_named_inputs_an_open_batch_and_several_endpoints(tmp_path):
+    import tensorflow as tf
+
+    left, right = keras.Input((6,), name="left"), keras.Input((3,), name="right")
+    x = layers.TTDense(4, rank=2, name="first")(left)
+    both = keras.layers.Concatenate(name="both")([x, right])
+    model = keras.Model([left, right], keras.layers.Dense(2, name="logits")(both))
+    endpoints = {"features": "both", "probabilities": lambda logits: keras.ops.softmax(logits)}
+    report = export.export_model(
+        model, tmp_path / "served", as_="factorized", endpoints=endpoints, verify=False
+    )
+    assert (report.inputs, report.outputs) == (("left", "right"), ("logits",))
+    assert "not verified" in str(report)
+    signatures = tf.saved_model.load(str(tmp_path / "served")).signatures
+    assert set(signatures) == {"serving_default", "features", "probabilities"}
+    for batch in (1, 5):
+        a, b = np.ones((batch, 6), "float32"), np.ones((batch, 3), "float32")
+        given = {"left": tf.constant(a), "right": tf.constant(b)}
+        logits = signatures["serving_default"](**given)["logits"].numpy()
+        np.testing.assert_allclose(logits, model([a, b]), atol=1e-5)
+        assert signatures["features"](**given)["features"].shape == (batch, 7)
+        chances = signatures["probabilities"](**given)["probabilities"].numpy()
+        np.testing.assert_allclose(chances.sum(axis=-1), 1.0, atol=1e-5)
+
+
+def test_litert_names_recurrent_layers_that_are_not_unrolled(tmp_path):
+    model = keras.Sequential([keras.Input((3, 4)), keras.layers.LSTM(2, name="memory")])
+    with pytest.raises(ValueError, match=r"layers memory\. Build them with unroll=True"):
+        export.export_model(model, tmp_path / "m.tflite", "litert")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quantize", ["int8", "float16"])
+def test_quantized_litert_is_smaller_and_close(quantize, tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((64,), name="features")
+    x = layers.TRDense(256, rank=12, activation="relu", name="hidden")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
+    data = np.random.default_rng(0).normal(size=(100, 64)).astype("float32")
+    sizes = {}
+    for how in (None, quantize):
+        report = export.export_model(
+            model,
+            tmp_path / f"{how}.tflite",
+            "litert",
+            "dense",
+            how,
+            calibration_data=data,
+            samples=data[:8],
+            verify=how is not None,
+        )
+        sizes[how] = report.size
+    assert sizes[quantize] < 0.6 * sizes[None]
+    assert 0 < report.difference < exporting.TOLERANCE[quantize] * report.scale
+
+
+def test_quantized_keras_file(tmp_path):
+    report = export.export_model(small(), tmp_path / "m.keras", "keras", "dense", "int8")
+    assert report.quantize == "int8" and report.alone
+
+
+def test_clean_process_cannot_import_the_package(tmp_path):
+    model = small()
+    model.save(tmp_path / "m.keras")
+    inputs = {"features": np.ones((2, 6), "float32")}
+    with pytest.raises(RuntimeError, match="does not run in a process of its own"):
+        verification.run_fresh("keras", tmp_path / "m.keras", inputs)
+    with pytest.raises(ImportError, match="blocked in this process"):
+        clean_process.Blocker().find_spec("keras_tensornet.layers")
+    assert clean_process.Blocker().find_spec("numpy") is None
+
+
+def test_a_factorized_keras_file_says_that_it_needs_the_package(tmp_path):
+    report = export.export_model(small(), tmp_path / "m.keras", "keras", "factorized")
+    assert not report.alone and "with keras_tensornet" in str(report)
+
+
+# ---------------------------------------------------------- forms and plans
+
+
+def test_auto_ships_cores_where_they_cost_no_time_and_merged_kernels_otherwise():
+    low, high = (
+        keras.Sequential([keras.Input((1250,)), layers.TRDense(320, rank=rank)]) for rank in (2, 20)
+    )
+    assert export.choose_form(low, batch_size=128) == "factorized"
+    assert export.choose_form(high, batch_size=128) == "dense"
+    assert export.choose_form(high, "litert", batch_size=128) == "factorized"
+    assert export.choose_form(low, "keras") == "dense"
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    assert export.choose_form(plain) == "dense"
+
+
+def test_factorized_form_is_planned_for_the_serving_batch():
+    inputs = keras.Input((64,))
+    model = keras.Model(inputs, layers.TRDense(64, rank=5, name="fc")(inputs))
+    for batch in (1, 512):
+        shipped = forms.in_form(model, "factorized", batch).get_layer("fc")
+        wanted = model.get_layer("fc").plan_for(batch, input_shape=(batch, 64)).describe()
+        assert shipped.implementation["inference"] == wanted
+        assert shipped.plan_for(None).describe() == wanted
+    assert model.get_layer("fc").implementation == "auto"
+
+
+def test_dense_form_has_no_layer_of_this_package_and_equal_outputs():
+    model = one_of_each()
+    dense = forms.dense_model(model)
+    assert not factorized_layers(dense) and not forms.needs_package(dense)
+    for old, new in zip(model(X), dense(X), strict=True):
+        np.testing.assert_allclose(old, new, atol=1e-4)
+
+
+# ------------------------------------------------------- failures and arguments
+
+
+def test_nothing_is_overwritten_and_nothing_left_behind(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.mkdir()
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        export.export_model(small(), path)
+    path.rmdir()
+
+    def fails(model, path, endpoints):
+        path.mkdir()
+        (path / "half").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writers, "write_saved_model", fails)
+    with pytest.raises(KeyboardInterrupt):
+        export.export_model(small(), path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
+    def run(format, path, inputs, batch_size, blocked):
+        return verification.FreshRun({"logits": np.full((8, 3), 9.0)}, 1.0)
+
+    monkeypatch.setattr(verification, "run_fresh", run)
+    with pytest.raises(RuntimeError, match="differs from the model by"):
+        export.export_model(small(), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, error, words",
+    [
+        ({"format": "pmml"}, ValueError, "`format` must be one of"),
+        ({"as_": "sparse"}, ValueError, "`as_` must be one of"),
+        ({"quantize": "int8"}, ValueError, "`quantize` must suit the format"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
+        ({"format": "litert"}, ValueError, "file ends in '.tflite'"),
+        (
+            {"format": "litert", "path": "m.tflite", "endpoints": {"a": "hidden"}},
+            ValueError,
+            "Only a SavedModel has several endpoints",
+        ),
+        ({"endpoints": {"serving_default": "hidden"}}, ValueError, "is the model itself"),
+        ({"endpoints": {"a": "none"}}, ValueError, "must name a layer .* Received: 'none'"),
+        ({"endpoints": {"a": 3}}, TypeError, "the name of a layer or a function"),
+        ({"samples": {"other": X}}, ValueError, "`samples` must hold an array for each input"),
+        ({"samples": [X, X]}, ValueError, "another number of arrays"),
+        (
+            {"format": "keras", "path": "m.keras", "as_": "factorized", "quantize": "int8"},
+            ValueError,
+            "Keras cannot quantize cores",
+        ),
+        ({"path": "missing/model"}, FileNotFoundError, "There is no folder"),
+        ({"model": 3}, TypeError, "`model` must be a built"),
+    ],
+)
+def test_wrong_arguments_leave_nothing(arguments, error, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"model": small(), "path": "model", "as_": "dense", **arguments}
+    with pytest.raises(error, match=words):
+        export.export_model(**given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_largest_difference_sees_shapes_and_nan():
+    one = [np.ones((2, 3))]
+    assert verification.largest_difference(one, one) == 0.0
+    assert verification.largest_difference(one, [np.ones((2, 4))]) == float("inf")
+    assert verification.largest_difference([np.full((2, 3), np.nan)], one) == float("inf")
+    assert verification.largest_difference([], one) == float("inf")
+
+
+# ---------------------------------------------------------------- command line
+
+
+def test_command_exports_and_reports(tmp_path, capsys):
+    small().save(tmp_path / "m.keras")
+    arguments = ["export", str(tmp_path / "m.keras"), "-o", str(tmp_path / "m.tflite")]
+    assert cli.main([*arguments, "--as", "dense", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["format"], report["form"], report["alone"]) == ("litert", "dense", True)
+    assert cli.main(arguments) == 2
+    assert "is there already. Choose another, or --force." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [(None, "There is no file"), (b"PK not a model", "is no `.keras` file"), ("zip", "cannot be")],
+)
+def test_command_refuses_what_is_no_model_in_one_line(content, words, tmp_path, capsys):
+    path = tmp_path / "m.keras"
+    if content == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", "{}")
+    elif content is not None:
+        path.write_bytes(content)
+    assert cli.main(["export", str(path), "-o", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and not (tmp_path / "out").exists()
+
+
+def test_command_names_what_is_wrong_with_its_arguments(tmp_path, capsys):
+    path = tmp_path / "m.keras"
+    small().save(path)
+    assert cli.main(["export", str(path), "-o", str(tmp_path / "m.pb")]) == 2
+    assert "has a suffix of no format" in capsys.readouterr().err
+    assert cli.main(["export", str(path), "-o", str(tmp_path / "m"), "--quantize", "int8"]) == 2
+    assert "`quantize` must suit the format" in capsys.readouterr().err
+    (tmp_path / "x.npy").write_text("no array")
+    data = ["--samples", str(tmp_path / "x.npy")]
+    assert cli.main(["export", str(path), "-o", str(tmp_path / "m"), *data]) == 2
+    assert "cannot be read as an array" in capsys.readouterr().err
