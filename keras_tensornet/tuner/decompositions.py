@@ -11,6 +11,7 @@ energy asked for, and each result is kept.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network, largest_useful_ranks
 
 NESTED = ("tt", "ttm")
+# Cores kept for a layer and format, in numbers for each number of its kernel; the oldest go first.
+KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Decompositions:
     def __init__(self):
         self.shapes: dict[tuple, Shape] = {}
         self.exact: dict[tuple, Exact] = {}
-        self.kept: dict[tuple, tuple] = {}
+        self.kept: dict[tuple, dict[tuple, tuple]] = {}
         self.made = 0
 
     def layer(self, target: Target, format: str, by: str, value, arguments: dict):
@@ -76,10 +79,14 @@ class Decompositions:
         key = (target.path, format, repr(sorted(arguments.items())))
         if key not in self.shapes:
             self.shapes[key] = shape_of(target, format, arguments)
-        if (*key, by, value) not in self.kept:
-            cut = self._cut_train if format in NESTED else self._decompose
-            self.kept[(*key, by, value)] = cut(key, target, format, by, value)
-        return self.kept[(*key, by, value)]
+        if format in NESTED:
+            return self._cut_train(key, target, format, by, value)
+        kept = self.kept.setdefault(key, {})
+        if (by, value) not in kept:
+            kept[(by, value)] = self._decompose(key, target, format, by, value)
+            while len(kept) > 1 and _entries(kept.values()) > KEPT * kernel_array(target).size:
+                del kept[next(iter(kept))]
+        return kept[(by, value)]
 
     def _decompose(self, key: tuple, target: Target, format: str, by: str, value) -> tuple:
         shape = self.shapes[key]
@@ -96,7 +103,7 @@ class Decompositions:
                 network = _at_rank(entry, shape.modes, rank)
                 if network.core_shapes != tuple(core.shape for core in cores):
                     cores = decompose_kernel(kernel_array(target), network, shape.modes)
-        return entry.rank_argument(network), cores
+        return entry.rank_argument(network), [core.astype("float32") for core in cores]
 
     def _cut_train(self, key: tuple, target: Target, format: str, by: str, value) -> tuple:
         shape = self.shapes[key]
@@ -116,6 +123,10 @@ class Decompositions:
             for core, wanted_shape in zip(exact.cores, network.core_shapes, strict=True)
         ]
         return entry.rank_argument(network), cores
+
+
+def _entries(decompositions: Iterable[tuple]) -> int:
+    return sum(core.size for _, cores in decompositions for core in cores)
 
 
 def exact_train(kernel: np.ndarray, shape: Shape) -> Exact:

@@ -23,6 +23,8 @@ from keras_tensornet.tuner.space import TBASIS, Choice, Space, check_per_layer, 
 
 # The paper's mode; kernels with more positions take the next square.
 SMALLEST_MODE = 9
+# Models fitted to a trained one that are kept; the oldest goes first.
+KEPT_FITS = 4
 
 
 class TensorNetHyperModel(keras_tuner.HyperModel):
@@ -210,6 +212,8 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         if key not in self.fitted:
             fitted, _ = fit_tbasis(dense, *key, steps=self.fit_steps, **how)
             self.fitted[key] = fitted
+            while len(self.fitted) > KEPT_FITS:
+                del self.fitted[next(iter(self.fitted))]
         return rewrite_model(self.fitted[key], lambda layer, path: None)
 
     def _excluded_from_basis(self, dense) -> Callable | None:

@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -156,6 +158,16 @@ def test_decompositions_are_made_once_and_the_model_is_left_as_it_was(format):
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     np.testing.assert_array_equal(built.get_layer("fc2").get_weights()[0], before[-2])
+
+
+def test_decompositions_that_are_kept_do_not_grow_without_bound():
+    target = find_targets(small_cnn())[2]
+    cache = Decompositions()
+    for energy in np.linspace(0.5, 0.99, 12):
+        cache.layer(target, "tucker", "energy", float(energy), {})
+    (kept,) = cache.kept.values()
+    entries = sum(core.size for _, cores in kept.values() for core in cores)
+    assert 1 <= len(kept) < 12 and entries <= 4 * kernel_array(target).size
 
 
 @pytest.mark.parametrize("format", ["tt", "ttm"])
@@ -441,6 +453,13 @@ def test_a_trial_that_raises_leaves_the_rest_of_the_search(tmp_path):
 def test_wrong_arguments(arguments, error, words):
     with pytest.raises(error, match=words):
         tuning.TensorNetHyperModel(small_cnn(), **arguments)
+
+
+def test_without_keras_tuner_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_tuner", None)
+    monkeypatch.delitem(sys.modules, "keras_tensornet.tuner")
+    with pytest.raises(ImportError, match=r'pip install "keras-tensornet\[tuner\]"'):
+        importlib.import_module("keras_tensornet.tuner")
 
 
 def test_wrong_source_and_wrong_build_function():
