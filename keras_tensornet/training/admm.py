@@ -168,8 +168,13 @@ class ADMM(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Update Z and U, and put the residuals into the logs."""
-        if self.every == "epoch" or not self._residuals:
+        if self.every == "epoch":
             self._update()
+        elif not self._residuals:  # no update has come yet
+            self._residuals = [
+                splitting.measure(_read(target))
+                for splitting, target in zip(self._splittings, self._targets, strict=True)
+            ]
         if logs is not None:
             logs.update(self._log_entries())
 

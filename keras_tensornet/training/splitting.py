@@ -98,6 +98,12 @@ class Splitting:
         scale = norm(kernel) or 1.0
         return Residuals(norm(gap) / scale, norm(move) / scale, penalty, self.rho, scale)
 
+    def measure(self, kernel: np.ndarray) -> Residuals:
+        """How a kernel stands before the first update: Z has not moved yet."""
+        size = norm(kernel) or 1.0
+        penalty = 0.5 * self.rho * norm(kernel - self.target) ** 2
+        return Residuals(norm(kernel - self.z) / size, 0.0, penalty, self.rho, size)
+
     def _project(self, kernel: np.ndarray) -> None:
         self.cores = project_to_cores(kernel, self.network, self.modes, self.cores)
         self.z = merge_cores(self.cores, self.network, self.modes).astype(kernel.dtype)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from keras_tensornet.files import write_whole
 from keras_tensornet.training.splitting import Splitting
 
 VERSION = 1
@@ -37,15 +37,12 @@ def save_state(path: str | os.PathLike, splittings: list[Splitting], counts: dic
         arrays |= {f"z{number}": splitting.z, f"u{number}": splitting.u}
         for place, core in enumerate(splitting.cores or []):
             arrays[f"core{number}_{place}"] = core
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # NumPy would append ".npz" to a name
             np.savez(file, **arrays)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+
+    write_whole(path, write)
 
 
 def load_state(path: str | os.PathLike, splittings: list[Splitting]) -> dict:
