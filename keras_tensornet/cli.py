@@ -47,7 +47,7 @@ COMMANDS: dict[str, Command] = {
         "train a small CNN and its tensor-ring and tensor-train twins, compare, export",
     ),
     "export": Command(
-        "keras_tensornet.export.command",
+        "keras_tensornet.commands.export",
         "write a model as SavedModel, LiteRT, ONNX or plain Keras, and check the file",
     ),
 }

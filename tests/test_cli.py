@@ -45,7 +45,9 @@ def command(monkeypatch):
     return register
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["demo", "--help"], ["export", "--help"]]
+)
 def test_help_and_version_load_no_keras(arguments):
     done = run_python("-c", PROBE, *arguments)
     assert done.returncode == 0

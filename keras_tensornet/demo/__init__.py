@@ -4,7 +4,6 @@
 - `twins`: the networks, ranks and training settings of each data set.
 - `training`: trains one network and reports each step.
 - `shipping`: keeps models whole or not at all, exports, and checks the export.
-- `clean_process`: runs in a process of its own, without this package.
 - `figure`: accuracy against parameters.
 - `command`: ties them together for `keras-tensornet demo`.
 """

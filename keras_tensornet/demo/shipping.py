@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from keras_tensornet.files import write_whole
+
 # Largest difference between the outputs of a model and of its SavedModel, in logits of order 10:
 # the same float32 sums in another order.
 TOLERANCE = 1e-4
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then put it in place in one step."""
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
-        temporary = Path(folder, path.name)
-        write(temporary)
-        os.replace(temporary, path)
 
 
 def save_model(model, path: Path) -> None:
@@ -32,9 +23,11 @@ def save_model(model, path: Path) -> None:
 
 def export_saved_model(model, folder: Path) -> None:
     """Write a SavedModel, replacing one that is there already."""
+    from keras_tensornet.export import writers
+
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as beside:
         temporary = Path(beside, folder.name)
-        model.export(str(temporary), format="tf_saved_model", verbose=False)
+        writers.write_saved_model(model, temporary, {})
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -55,23 +48,10 @@ def difference_in_clean_process(model, folder: Path, inputs: np.ndarray) -> floa
     """
     import keras
 
-    from keras_tensornet.demo import clean_process
+    from keras_tensornet.export import verification, writers
 
     with keras.device("cpu:0"):
         expected = keras.ops.convert_to_numpy(model(inputs, training=False))
-    program = Path(clean_process.__file__).read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as exchange:
-        sent, received = Path(exchange, "inputs.npy"), Path(exchange, "outputs.npy")
-        np.save(sent, inputs)
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(folder), str(sent), str(received)],
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
-            cwd=exchange,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise RuntimeError(f"The SavedModel in {folder} does not run alone: {last_line}")
-        outputs = np.load(received)
-    return float(np.max(np.abs(outputs - expected)))
+    (name,) = writers.named_inputs(model)
+    found = verification.run_fresh("tf_saved_model", folder, {name: inputs}, len(inputs))
+    return verification.largest_difference(list(found.outputs.values()), [expected])
