@@ -65,7 +65,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="project folder, kept between runs")
     parser.add_argument("--local", type=int, metavar="WORKERS", help="start a chief and workers")
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, help="train on the first images only")
     return parser.parse_args(argv)
