@@ -1,6 +1,7 @@
 """Turn a trained Keras model into a smaller one."""
 
 from keras_tensornet.compression.compress import compress_model
+from keras_tensornet.compression.conversion import to_dense_model, to_stock_model
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
 from keras_tensornet.compression.planning import plan_compression
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
@@ -13,5 +14,7 @@ __all__ = [
     "plan_compression",
     "reestimate_batch_norm",
     "rewrite_model",
+    "to_dense_model",
+    "to_stock_model",
     "walk_layers",
 ]

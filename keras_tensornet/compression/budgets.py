@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from keras_tensornet import ranks
 from keras_tensornet.compression.costs import Costs
 from keras_tensornet.compression.subjects import Candidate, Form, Subject
@@ -20,6 +22,11 @@ from keras_tensornet.compression.subjects import Candidate, Form, Subject
 TRIALS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
           0.85, 0.9, 0.95)  # fmt: skip
 BETWEEN = 5
+# Formats that find ranks for an error by trying ranks; a grid of ranks costs them far less. How an
+# int is spelled as their rank: block terms with two blocks.
+BY_RANK = {"cp": int, "bt": lambda rank: (2, rank)}
+RANK_TRIALS = 10
+MOST_RANK = 4096
 
 
 @dataclass(frozen=True)
@@ -66,26 +73,58 @@ def choose(options: list[list[Option]], budget: str, total: float) -> list[Optio
         ValueError: if not even the cheapest options fit.
     """
     pairs = [[(cost(option.costs, budget), option.error) for option in layer] for layer in options]
+    least = sum(min(price for price, _ in layer) for layer in pairs)
+    if least > total:
+        raise ValueError(
+            f"The budget of `{budget}` is below what the smallest ranks cost: {total:.4g} is left "
+            f"for these layers, and they cost at least {least:.4g}. Raise the budget, or name "
+            "another format."
+        )
     allocation = ranks.allocate(pairs, total)
     return [layer[index] for layer, index in zip(options, allocation.choices, strict=True)]
 
 
+def rounded(rank, multiple: int):
+    """Ranks brought to the nearest multiple, at least one."""
+    if multiple == 1:
+        return rank
+    if isinstance(rank, (tuple, list)):
+        return tuple(rounded(one, multiple) for one in rank)
+    return max(1, round(rank / multiple)) * multiple
+
+
 def _trials(subject: Subject, form: Form) -> list[Candidate]:
     """Decompositions from fine to coarse, without their arrays."""
-    found: dict[str, Candidate] = {}
-    for eps in TRIALS:
-        trial = subject.decompose(form, eps=eps, sweeps=0)
-        # The finest ranks of some formats cost more than the kernel: nothing to learn there.
+    if form.format in BY_RANK:
+        wanted = [{"rank": rank} for rank in _rank_grid(subject, form)]
+    else:
+        wanted = [{"rank": 1}, *({"eps": eps} for eps in TRIALS)]
+    found = {}
+    for how in wanted:
+        trial = subject.decompose(form, sweeps=0, **how)
         found[str(trial.rank)] = Candidate(form, trial.rank, trial.network, trial.error)
-    smallest = subject.decompose(form, rank=1, sweeps=0)
-    found[str(smallest.rank)] = Candidate(form, smallest.rank, smallest.network, smallest.error)
     return sorted(found.values(), key=lambda trial: -trial.params)
+
+
+def _rank_grid(subject: Subject, form: Form) -> list:
+    """Ranks in equal ratios from 1 to the largest that is smaller than the dense kernel."""
+    spell = BY_RANK[form.format]
+
+    def fits(rank: int) -> bool:
+        return form.network(spell(rank))[1].num_params < subject.dense.params
+
+    largest = 1
+    while largest < MOST_RANK and fits(2 * largest):
+        largest *= 2
+    step = largest // 2
+    while step:
+        largest, step = (largest + step if fits(largest + step) else largest), step // 2
+    grid = np.unique(np.round(np.geomspace(1, largest, RANK_TRIALS)).astype(int))
+    return [spell(int(rank)) for rank in grid]
 
 
 def _denser(trials: list[Candidate], multiple: int) -> list[Option]:
     """The trials and what lies between neighbours; ranks rounded to multiples."""
-    from keras_tensornet.compression.rules import rounded
-
     options = {}
     for finer, coarser in zip(trials, [*trials[1:], trials[-1]], strict=True):
         for step in range(BETWEEN):

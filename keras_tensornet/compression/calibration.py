@@ -6,8 +6,11 @@ others that they are not calibrated.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import keras
 import numpy as np
+from keras import ops
 
 from keras_tensornet.compression.covariance import Geometry, patch_moments
 from keras_tensornet.compression.targets import Target
@@ -17,16 +20,29 @@ from keras_tensornet.compression.walker import walk_layers
 LONGEST_PATCH = 8192
 
 
-def calibrate(model: keras.Model, targets: list[Target], data) -> dict[str, tuple]:
-    """`path -> (gram, mean)` for each target that can be calibrated.
+class Knowledge(NamedTuple):
+    """What is known of one layer.
 
-    The mean is None where nothing after the layer absorbs an error of its output's mean: neither a
-    bias of its own nor a batch normalisation, whose statistics are estimated again.
+    Attributes:
+        gram: E[x x^T] of its input patches, (groups, patch, patch).
+        mean: E[x], (groups, patch), where an error of the output's mean does not count because a
+            bias of the layer or a batch normalisation after it takes it out; else None.
+        scale: (filters,), what a unit of error of each output counts after the batch normalisation
+            that follows; None where none follows.
+    """
+
+    gram: np.ndarray
+    mean: np.ndarray | None
+    scale: np.ndarray | None
+
+
+def calibrate(model: keras.Model, targets: list[Target], data) -> dict[str, Knowledge]:
+    """`path -> Knowledge` for each target that can be calibrated.
 
     Raises:
         ValueError: if the data holds no batch.
     """
-    inside = {path for path, _ in walk_layers(model)} & _directly_called(model)
+    inside = _directly_called(model)
     chosen = [
         target
         for target in targets
@@ -39,21 +55,36 @@ def calibrate(model: keras.Model, targets: list[Target], data) -> dict[str, tupl
     for target in chosen:
         gram, mean = moments[target.path]
         if np.trace(gram, axis1=1, axis2=2).min() > 0:  # else its inputs were all zero
-            known[target.path] = (gram, mean if absorbs_mean(target.layer) else None)
+            mean = mean if absorbs_mean(target.layer) else None
+            known[target.path] = Knowledge(gram, mean, output_scale(target.layer))
     return known
 
 
 def absorbs_mean(layer) -> bool:
     """Whether a constant added to a layer's output can be taken out again without training."""
-    if layer.use_bias:
-        return True
+    norms = _normalisations_after(layer)
+    return layer.use_bias or (bool(norms) and all(norm.trainable for norm in norms))
+
+
+def output_scale(layer) -> np.ndarray | None:
+    """|gamma| / sigma of the one batch normalisation that follows a layer, per output channel."""
+    norms = _normalisations_after(layer)
+    if len(norms) != 1 or norms[0].moving_variance.shape != (layer.kernel.shape[-1],):
+        return None
+    variance = ops.convert_to_numpy(norms[0].moving_variance) + norms[0].epsilon
+    gamma = 1.0 if norms[0].gamma is None else np.abs(ops.convert_to_numpy(norms[0].gamma))
+    scale = gamma / np.sqrt(variance)
+    # A channel that normalisation switches off still counts a little: its cores must stay finite.
+    return np.maximum(scale, 1e-3 * scale.max()) if scale.max() > 0 else None
+
+
+def _normalisations_after(layer) -> list:
+    """The batch normalisations that are all that a linear layer's output goes to, else none."""
     users = [node.operation for node in layer._outbound_nodes]
-    linear = layer.activation is keras.activations.linear
-    return (
-        linear
-        and bool(users)
-        and all(isinstance(u, keras.layers.BatchNormalization) and u.trainable for u in users)
-    )
+    if layer.activation is not keras.activations.linear:
+        return []
+    every = all(isinstance(user, keras.layers.BatchNormalization) for user in users)
+    return users if every else []
 
 
 def _directly_called(model) -> set[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_tensornet import formats, ranks, validation
+from keras_tensornet.compression.budgets import rounded
 from keras_tensornet.compression.subjects import Candidate, Form, Subject
 from keras_tensornet.decompositions import hosvd
 from keras_tensornet.decompositions.arguments import read_rule
@@ -21,7 +22,6 @@ LOCAL = ("rank", "energy", "eps", "ratio", "vbmf")
 BUDGETS = ("params", "flops", "latency")
 # Formats that `format="auto"` chooses among: the ones that are good for trained kernels and quick.
 AUTO_FORMATS = ("tt", "tucker", "tr", "cp", "ttm")
-SMALLEST_RANK = 1
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,6 @@ def rank_of_ratio(subject: Subject, form: Form, rule: Rule):
         return max(network.num_params, rank)
 
     return ranks.rank_for_ratio(count, subject.kernel.size, rule.value, rule.multiple)
-
-
-def rounded(rank, multiple: int):
-    """Ranks brought to the nearest multiple, at least one."""
-    if multiple == 1:
-        return rank
-    if isinstance(rank, (tuple, list)):
-        return tuple(rounded(one, multiple) for one in rank)
-    return max(1, round(rank / multiple)) * multiple
 
 
 def _by_vbmf(subject: Subject, form: Form) -> Candidate:

@@ -101,7 +101,7 @@ class Subject:
         dense: costs of the dense kernel; FLOPs and time once a form is known.
     """
 
-    def __init__(self, target: Target, gram=None, mean=None):
+    def __init__(self, target: Target, gram=None, mean=None, scale=None):
         self.target = target
         self.kernel = kernel_array(target)
         self.mean = mean
@@ -110,7 +110,7 @@ class Subject:
             if self.mean is not None:
                 # What comes after absorbs a mean error, so only what varies around it counts.
                 gram = gram - self.mean[:, :, None] * self.mean[:, None, :]
-            self.metric = Metric.regularised(gram)
+            self.metric = Metric.regularised(gram, scale)
         self.forms: dict[str, Form] = {}
         self.kept: dict[tuple, Candidate] = {}
         self.dense = Costs(int(self.kernel.size))

@@ -43,30 +43,44 @@ CG_STEPS = 8
 
 @dataclass(frozen=True)
 class Metric:
-    """The Gram matrix of a layer's input patches.
+    """The Gram matrix of a layer's input patches, and a weight for each of its outputs.
 
     Attributes:
         gram: (groups, patch, patch) with patch = prod(kernel_size) * in_size, entries in the order
             of the Keras kernel.
+        scale: (groups, 1, outputs), what a unit of error of each output counts: where batch
+            normalisation follows, gamma / sigma; or None for 1.
     """
 
     gram: np.ndarray
+    scale: np.ndarray | None = None
 
     @classmethod
-    def regularised(cls, gram: np.ndarray, ridge: float = RIDGE) -> Metric:
-        """A metric whose weakest direction has at least `ridge` of the mean weight."""
+    def regularised(
+        cls, gram: np.ndarray, scale: np.ndarray | None = None, ridge: float = RIDGE
+    ) -> Metric:
+        """A metric whose weakest direction has at least `ridge` of the mean weight.
+
+        Args:
+            gram: (groups, patch, patch).
+            scale: (groups * outputs,) or None.
+            ridge: share of the mean eigenvalue that is added.
+        """
         gram = np.asarray(gram, dtype=np.float64)
         size = gram.shape[-1]
         mean = np.trace(gram, axis1=1, axis2=2)[:, None, None] / size
         mean = np.where(mean > 0, mean, 1.0)
-        return cls(gram + ridge * mean * np.eye(size))
+        if scale is not None:
+            scale = np.asarray(scale, dtype=np.float64).reshape(len(gram), 1, -1)
+        return cls(gram + ridge * mean * np.eye(size), scale)
 
     def apply(self, matrix: np.ndarray) -> np.ndarray:
-        """G V for V of shape (groups, patch, outputs)."""
-        return self.gram @ matrix
+        """G V S^2 for V of shape (groups, patch, outputs)."""
+        weighted = self.gram @ matrix
+        return weighted if self.scale is None else weighted * self.scale**2
 
     def squared_norm(self, matrix: np.ndarray) -> float:
-        """tr(V^T G V)."""
+        """tr(S V^T G V S)."""
         return float(np.vdot(matrix, self.apply(matrix)))
 
 
@@ -214,7 +228,11 @@ def _conjugate_gradients(problem: _Problem, cores: list, position: int, steps: i
 
 
 def _mode_roots(network: Network, modes: KernelModes, metric: Metric) -> dict:
-    """`label -> (root, inverse root)` of the Kronecker factor of G for each mode of the patch."""
+    """`label -> (root, inverse root)` of the Kronecker factor of the metric for each mode.
+
+    The weights of the outputs take part where the outputs are one mode; where they are several the
+    weights are no Kronecker product, and least squares alone accounts for them.
+    """
     carried = [label for core in network.cores for label in core]
     gram = metric.gram.mean(axis=0)
     labels = [*(label for label, _ in network.spatial), *network.in_labels]
@@ -231,6 +249,10 @@ def _mode_roots(network: Network, modes: KernelModes, metric: Metric) -> dict:
             before, after = math.prod(sizes[:place]), math.prod(sizes[place + 1 :])
             parts = gram.reshape(before, sizes[place], after, before, sizes[place], after)
             roots[label] = _root(np.einsum("anbamb->nm", parts))
+    outputs = network.out_labels
+    if metric.scale is not None and len(outputs) == 1 and carried.count(outputs[0]) == 1:
+        scale = np.pad(metric.scale.ravel(), (0, modes.padding[1]), constant_values=1.0)
+        roots[outputs[0]] = np.diag(scale), np.diag(1.0 / scale)
     return roots
 
 

@@ -1,0 +1,253 @@
+"""Laws of planning and compressing whole models, on models of a few hundred weights."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_tensornet.compression import CompressionPlan, compress_model, plan_compression
+from keras_tensornet.compression.targets import find_targets
+from keras_tensornet.contraction import make_plan
+from tests.compression.test_walker import assert_same_outputs, randomised, weights_of
+
+RANDOM = np.random.default_rng(0)
+# CP to a small error takes many sweeps; its layers have tests of their own.
+FORMATS = ("tr", "tt", "ttm", "tucker", "bt", "ht")
+
+
+def convnet(**second):
+    inputs = layers.Input((8, 9, 3), name="images")
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="first")(inputs)
+    x = layers.Conv2D(12, 3, name="second", **second)(x)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.Conv2D(16, (3, 2), padding="same", activation="relu", name="third")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(24, activation="tanh", name="hidden")(x)
+    model = keras.Model(inputs, layers.Dense(4, name="classifier")(x), name="convnet")
+    for weight in model.weights:
+        if "seed" not in weight.path and "moving_variance" not in weight.path:
+            weight.assign(RANDOM.standard_normal(weight.shape) * 0.3)
+    return model
+
+
+def images(count=6):
+    return RANDOM.standard_normal((count, 8, 9, 3)).astype("float32")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_full_rank_keeps_outputs_names_and_untouched_weights(format):
+    model = convnet(strides=(2, 1), dilation_rate=1, groups=2)
+    before = weights_of(model)
+    plan = plan_compression(model, format=format, eps=1e-4, exclude=())
+    # Nothing may grow, so at full rank most layers are dense; force them all.
+    overrides = {choice.path: {"eps": 1e-4} for choice in plan}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = compress_model(model, format=format, eps=1e-4, overrides=overrides)
+    assert [layer.name for layer in result.layers] == [layer.name for layer in model.layers]
+    assert_same_outputs(model, result, images(), rtol=5e-3, atol=5e-3)
+    for (_, old), (_, now) in zip(before, weights_of(model), strict=True):
+        np.testing.assert_array_equal(old, now)
+
+
+def test_defaults_keep_the_ends_and_growers_dense_and_say_so():
+    plan = plan_compression(convnet(), rank=100)
+    notes = {choice.path: choice.note for choice in plan}
+    assert notes["first"] == "first convolution" and notes["classifier"] == "classifier"
+    assert notes["second"] == "would grow" and plan["second"].format is None
+    assert plan.params == plan.model_params == convnet().count_params()
+
+
+def test_plan_counts_what_compress_makes():
+    model = convnet()
+    for rule in ({"energy": 0.5}, {"eps": 0.6}, {"rank": 2}, {"ratio": 0.4}, {"vbmf": True}):
+        plan = plan_compression(model, **rule)
+        result = compress_model(model, plan=plan)
+        assert result.count_params() == plan.params
+        assert compress_model(model, **rule).count_params() == plan.params
+        for choice in plan:
+            if choice.format:
+                assert result.get_layer(choice.path).network.num_params == choice.params
+                assert choice.params < choice.dense_params
+    assert str(plan).count("\n") >= len(plan) + 4 and "model 'convnet'" in str(plan)
+
+
+def test_eps_bounds_each_error_and_ratio_each_share():
+    model = convnet()
+    assert all(choice.error <= 0.5 for choice in plan_compression(model, eps=0.5))
+    for choice in plan_compression(model, ratio=0.3, format="cp"):
+        assert choice.format is None or choice.params <= 0.3 * choice.dense_params
+
+
+@pytest.mark.parametrize("format", ["tt", "cp", "tucker", "auto"])
+@pytest.mark.parametrize("budget", ["params", "flops"])
+def test_a_budget_is_met(format, budget):
+    model = convnet()
+    plan = plan_compression(model, format=format, **{budget: 0.6})
+    if budget == "params":
+        assert 0.57 * plan.model_params <= plan.params <= 0.6 * plan.model_params
+    if budget == "flops":
+        before, after = plan.flops
+        assert after <= 0.6 * before
+    assert any(choice.format for choice in plan)
+
+
+def test_a_budget_beats_a_uniform_ratio_of_the_same_size():
+    model = convnet()
+    uniform = plan_compression(model, ratio=0.5)
+    budget = plan_compression(model, params=uniform.params / uniform.model_params)
+    total = [sum(choice.error**2 for choice in plan) for plan in (uniform, budget)]
+    assert budget.params <= uniform.params and total[1] <= total[0] * 1.02
+
+
+def test_a_latency_budget_is_met_or_refused():
+    inputs = layers.Input((32, 32, 64))
+    x = layers.Conv2D(64, 3, padding="same", name="first")(inputs)
+    model = keras.Model(inputs, layers.Conv2D(64, 3, padding="same", name="second")(x))
+    plan = plan_compression(model, latency=0.8, exclude=())
+    seconds = [0.0, 0.0]
+    for choice, layer in zip(plan, compress_model(model, plan=plan).layers[1:], strict=True):
+        assert choice.format
+        workload = layer.workload((32, 32, 32, 64), merged=True)
+        for place, kind in enumerate(("reconstructed", "auto")):
+            seconds[place] += make_plan(layer.network, workload, kind).seconds
+    assert seconds[1] <= 0.8 * seconds[0]
+    with pytest.raises(ValueError, match=r"budget of `latency` is below"):
+        plan_compression(convnet(), latency=0.6)
+
+
+def test_a_budget_below_what_stays_dense_is_refused():
+    with pytest.raises(ValueError, match=r"params=0.01 is below what stays dense.*exclude=\(\)"):
+        plan_compression(convnet(), params=0.01)
+
+
+def test_calibration_lowers_the_output_error_and_repairs_the_mean():
+    model = convnet()
+    low_rank = RANDOM.standard_normal((64, 8, 9, 1)) * RANDOM.standard_normal(3)
+    data = (low_rank + 0.1 * RANDOM.standard_normal((64, 8, 9, 3)) + 1.0).astype("float32")
+    plain = compress_model(model, rank=2)
+    calibrated = compress_model(model, rank=2, calibration_data=data)
+    target = model.predict(data, verbose=0)
+    errors = [np.linalg.norm(m.predict(data, verbose=0) - target) for m in (plain, calibrated)]
+    assert errors[1] < 0.7 * errors[0]
+    feature = keras.Model(model.inputs, model.get_layer("hidden").output)
+    same = keras.Model(calibrated.inputs, calibrated.get_layer("hidden").output)
+    assert feature.predict(data, verbose=0).shape == same.predict(data, verbose=0).shape
+    assert plan_compression(model, rank=2, calibration_data=data).measure == "output"
+
+
+def test_include_exclude_and_overrides():
+    model = convnet()
+
+    def compressed(**choice):
+        return [c.path for c in plan_compression(model, rank=1, **choice) if c.format]
+
+    assert compressed() == ["second", "third", "hidden"]
+    assert compressed(include="second") == ["second"]
+    assert compressed(include=keras.layers.Dense) == ["hidden"]
+    assert compressed(include="t.*") == ["third"]
+    assert compressed(include=["classifier", "second"]) == ["second", "classifier"]
+    assert compressed(exclude=()) == ["first", "second", "third", "hidden", "classifier"]
+    assert compressed(exclude=[keras.layers.Conv2D]) == ["hidden", "classifier"]
+    assert compressed(exclude=lambda layer: layer.name != "third") == ["third"]
+    assert compressed(overrides={"second": None}) == ["third", "hidden"]
+    plan = plan_compression(
+        model, params=0.7, overrides={"second": {"format": "tucker", "rank": (2, 3)}}
+    )
+    assert plan["second"].format == "tucker" and plan["second"].rank == (2, 3)
+    assert plan["third"].format in ("tt", None)
+
+
+def test_a_plan_can_be_edited_and_goes_to_json_and_back():
+    model = convnet()
+    plan = plan_compression(model, rank=2)
+    assert CompressionPlan.from_json(plan.to_json()) == plan
+    edited = plan.with_layer("second", rank=(1, 2, 1)).without_layer("hidden")
+    assert edited.params is None and "?" in str(edited) and plan.params is not None
+    result = compress_model(model, plan=edited)
+    assert result.get_layer("second").rank == (1, 2, 1)
+    assert type(result.get_layer("hidden")) is layers.Dense
+    tucker = compress_model(model, plan=plan.with_layer("third", rank=2, format="tucker"))
+    assert tucker.get_layer("third").network.name == "tucker"
+    for text in (
+        "[]",
+        "{}",
+        "no json",
+        '{"version": 9, "model": "a", "layers": [], "model_params": 1}',
+    ):
+        with pytest.raises(ValueError, match="plan"):
+            CompressionPlan.from_json(text)
+    with pytest.raises(KeyError, match="no layer 'nowhere'"):
+        plan["nowhere"]
+
+
+def test_ranks_are_multiples_where_asked():
+    for rule in ({"rank": 5}, {"energy": 0.7}, {"params": 0.6}):
+        plan = plan_compression(convnet(), format="tucker", multiple=2, **rule)
+        ranks = [rank for choice in plan if choice.format for rank in choice.rank]
+        assert ranks and all(rank % 2 == 0 for rank in ranks)
+
+
+def test_every_row_of_the_table_comes_through_a_model():
+    inputs = layers.Input((6,), dtype="int32")
+    x = layers.Embedding(100, 12, name="embedding")(inputs)
+    x = layers.Bidirectional(layers.LSTM(8, return_sequences=True, name="lstm"), name="both")(x)
+    x = layers.GRU(24, return_sequences=True, name="gru")(x)
+    x = layers.Conv1D(20, 3, name="conv1d")(x)
+    x = layers.EinsumDense("abc,cd->abd", (None, 24), bias_axes="d", name="einsum")(x)
+    x = layers.Reshape((4, 6, 4))(x)
+    x = layers.Conv2DTranspose(10, 3, name="transpose")(x)
+    x = layers.Reshape((6, 8, 5, 2))(x)
+    x = layers.Conv3D(9, 3, name="conv3d")(x)
+    x = layers.TimeDistributed(layers.Dense(30, name="step"), name="steps")(x)
+    model = randomised(keras.Model(inputs, x))
+    paths = [target.path for target in find_targets(model)]
+    overrides = {path: {"rank": 3} for path in paths}
+    result = compress_model(model, format="tr", rank=3, overrides=overrides)
+    replaced = [
+        target.path
+        for target in find_targets(model)
+        if target.path not in {other.path for other in find_targets(result)}
+    ]
+    assert set(replaced) == set(paths) - {
+        c.path for c in plan_compression(model, format="tr", rank=3, overrides=overrides) if c.note
+    }
+    assert len(replaced) >= 6
+    data = RANDOM.integers(0, 100, (3, 6))
+    assert result(data).shape == model(data).shape
+    assert result.count_params() < model.count_params()
+
+
+def test_wrong_arguments_are_named():
+    model = convnet()
+    cases = [
+        ({}, "exactly one of"),
+        ({"rank": 2, "eps": 0.1}, "exactly one of.*rank=2, eps=0.1"),
+        ({"rank": 2, "format": "qr"}, "`format` must be one of"),
+        ({"rank": 2, "format": "auto"}, "compares formats"),
+        ({"params": 1.5}, r"`params` must lie in \(0, 1\]"),
+        ({"rank": 2, "include": "nothing"}, "`include` must describe layers.*'nothing'"),
+        ({"rank": 2, "overrides": {"x": None}}, "`overrides` names layers.*'x'"),
+        ({"params": 0.5, "overrides": {"second": {"format": "cp"}}}, "how its ranks are chosen"),
+        ({"rank": 2, "overrides": {"second": {"rank": 2, "in_modes": (5,)}}}, "does not fit"),
+    ]
+    for arguments, text in cases:
+        with pytest.raises((ValueError, TypeError), match=text):
+            plan_compression(model, **arguments)
+    plan = plan_compression(model, rank=2)
+    with pytest.raises(ValueError, match=r"leave the other arguments out.*plan and rank"):
+        compress_model(model, rank=2, plan=plan)
+    other = keras.Sequential([layers.Input((4,)), layers.Dense(3, name="second")])
+    with pytest.raises(ValueError, match="made for another model"):
+        compress_model(other, plan=plan)
+
+
+def test_progress_is_reported_for_each_layer(capsys):
+    done = []
+    plan_compression(convnet(), rank=1, progress=lambda *call: done.append(call))
+    assert done == [(1, 3, "second"), (2, 3, "third"), (3, 3, "hidden")]
+    plan_compression(convnet(), rank=1, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "3/3 hidden" in captured.err
