@@ -66,8 +66,6 @@ class _Player:
     def finish(self) -> None:
         for source, clone in self.clones.values():
             copy_variables(source, clone)
-            if clone.trainable != source.trainable:
-                clone.trainable = source.trainable
 
     def run(self, model, inputs, path: str):
         if isinstance(model, keras.Sequential):

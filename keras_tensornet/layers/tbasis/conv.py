@@ -153,7 +153,7 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
         kernel = self._merged_if(plan, cores)
         if kernel is not None:
             kernel = ops.cast(kernel, inputs.dtype)
-            outputs = ops.conv(inputs, kernel, **self._settings((0, 1), self.data_format))
+            outputs = ops.conv(inputs, kernel, **self._settings(self.data_format))
         else:
             outputs = self._direct(inputs, cores, plan)
         if self.bias is not None:
@@ -182,18 +182,16 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
         return outputs
 
     def _convolve(self, inputs, kernel, axes):
-        return ops.conv(inputs, kernel, **self._settings(axes, "channels_last"))
+        return ops.conv(inputs, kernel, **self._settings("channels_last"))
 
     def _depthwise_convolve(self, inputs, kernel, axes):
-        return ops.depthwise_conv(inputs, kernel, **self._settings(axes, "channels_last"))
+        return ops.depthwise_conv(inputs, kernel, **self._settings("channels_last"))
 
-    def _settings(self, axes: tuple[int, ...], data_format: str) -> dict:
-        """Strides and dilation of the axes that a stage handles; 1 for the others."""
+    def _settings(self, data_format: str) -> dict:
+        # The spatial positions are one core, so the stage that has it handles both axes.
         return {
-            "strides": tuple(self.strides[axis] if axis in axes else 1 for axis in (0, 1)),
-            "dilation_rate": tuple(
-                self.dilation_rate[axis] if axis in axes else 1 for axis in (0, 1)
-            ),
+            "strides": self.strides,
+            "dilation_rate": self.dilation_rate,
             "padding": self.padding,
             "data_format": data_format,
         }
