@@ -73,7 +73,7 @@ class FactorizedKernel(keras.layers.Layer):
             self.cores.append(core)
         if self.kernel_regularizer is not None:
             # One penalty for the whole kernel, counted once like that of a dense kernel.
-            self.cores[0].regularizer = lambda core: self.penalty()
+            self.cores[0].regularizer = _WholeKernel(self)
         self.built = True
 
     def values(self, training: bool = False) -> list:
@@ -149,6 +149,16 @@ class FactorizedKernel(keras.layers.Layer):
     def compute_output_shape(self, input_shape=None):
         """The shape of the dense kernel."""
         return self.modes.kernel_shape
+
+
+class _WholeKernel(keras.regularizers.Regularizer):
+    """The penalty of a kernel, hung on one of its cores; Keras 3.12 takes no plain function."""
+
+    def __init__(self, kernel: FactorizedKernel):
+        self.kernel = kernel
+
+    def __call__(self, core):
+        return self.kernel.penalty()
 
 
 def tensorize_kernel(kernel: np.ndarray, network: Network, modes: KernelModes) -> np.ndarray:
