@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 
-class KernelPenalty:
+class KernelPenalty(keras.regularizers.Regularizer):
     """The regularizer rho/2 |W - target|^2 of one kernel, with the value zero.
 
     The value is `penalty - stop_gradient(penalty)`: exactly zero, with the gradient
