@@ -1,11 +1,17 @@
-"""Results files of the examples: read what is there, add a run, write it whole or not at all."""
+"""Results files of the examples: read what is there, add a run, write it whole or not at all.
+
+Runs that were interrupted go on after their last whole epoch: see `resumable_fit`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,14 +28,65 @@ def find(path: Path, settings: dict) -> dict | None:
 
 def add(path: Path, run: dict) -> None:
     """Append a run, with the machine it ran on; the file is replaced in one step."""
-    runs = [*read(path), {**run, "machine": machine()}]
+    write(path, {"runs": [*read(path), {**run, "machine": machine()}]})
+
+
+def write(path: Path, content) -> None:
+    """Write JSON so that a reader sees the old file or the new one, nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     with os.fdopen(handle, "w") as file:
-        json.dump({"runs": runs}, file, indent=1)
+        json.dump(content, file, indent=1)
         file.write("\n")
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
+
+
+def resumable_fit(
+    model, batches_from, settings: dict, work: Path | None, **arguments
+) -> list[dict]:
+    """Fit a model, going on where an earlier call with these settings was interrupted.
+
+    Args:
+        model: compiled.
+        batches_from: `epoch -> batches`, an endless generator that begins with that epoch.
+        settings: what makes this run different from others; `settings["epochs"]` is used.
+        work: folder for what is needed to go on, emptied at the end; None keeps nothing.
+        **arguments: of `model.fit`, among them `steps_per_epoch`.
+
+    Returns:
+        One dictionary of metrics and seconds for each epoch.
+    """
+    import keras
+
+    if work is None:
+        work = Path(tempfile.mkdtemp())
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    folder = work / name
+    log, state = folder / "epochs.json", folder / "backup" / "training_metadata.json"
+    done = json.loads(state.read_text())["epoch"] if state.exists() else 0
+    epochs = json.loads(log.read_text())[:done] if done else []
+    began = time.perf_counter()
+
+    def note(epoch, logs):
+        nonlocal began
+        seconds, began = time.perf_counter() - began, time.perf_counter()
+        entry = {key: float(value) for key, value in logs.items()}
+        epochs[epoch:] = [{**entry, "seconds": round(seconds, 1)}]
+        write(log, epochs)
+
+    # Callbacks run in order: an epoch that is backed up has been noted before.
+    model.fit(
+        batches_from(done),
+        epochs=settings["epochs"],
+        callbacks=[
+            keras.callbacks.LambdaCallback(on_epoch_end=note),
+            keras.callbacks.BackupAndRestore(folder / "backup", double_checkpoint=False),
+        ],
+        **arguments,
+    )
+    shutil.rmtree(folder)
+    return epochs
 
 
 def machine() -> dict:

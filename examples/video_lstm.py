@@ -8,7 +8,8 @@ Both models see all pixels at every step, as in Yang et al. 2017 ("Tensor-train 
 networks for video classification"), whose modes and rank the TT-LSTM uses: (8, 20, 20, 18) ->
 (4, 4, 4, 4), rank 4, 3,360 parameters where the dense input kernel has 58,982,400.
 
-    python examples/video_lstm.py            # all runs; those already in the results are skipped
+    python examples/video_lstm.py            # runs already in the results are skipped, and an
+                                             # interrupted one goes on after its last epoch
     python examples/video_lstm.py --smoke    # seconds: tiny frames, one epoch, nothing is kept
 """
 
@@ -18,7 +19,6 @@ import argparse
 import math
 import os
 import tempfile
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -30,6 +30,7 @@ import records
 from keras_tensornet.layers import TTLSTM
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "video_lstm.json"
+WORK = Path(__file__).parents[1] / "runs" / "video_lstm"
 CLASSES = ("right", "left", "down", "up", "grow", "shrink")
 FRAMES = 6
 NOISE = 0.04  # standard deviation per pixel, where black to white is 1
@@ -72,27 +73,16 @@ def make_videos(count: int, height: int, width: int, seed: int) -> tuple[np.ndar
     return columns_first.reshape(count, FRAMES, -1), labels
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of videos as numbers in [-1, 1], in a new order in each epoch."""
-
-    def __init__(self, videos, labels, batch_size: int, seed: int | None):
-        super().__init__()
-        self.videos, self.labels, self.batch_size = videos, labels, batch_size
-        self.rng = None if seed is None else np.random.default_rng(seed)
-        self.order = np.arange(len(labels))
-        self.on_epoch_end()
-
-    def __len__(self):
-        return math.ceil(len(self.labels) / self.batch_size)
-
-    def __getitem__(self, index):
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return self.videos[chosen].astype("float32") / 127.5 - 1.0, self.labels[chosen]
-
-    def on_epoch_end(self):
-        """Shuffle, for training."""
-        if self.rng is not None:
-            self.rng.shuffle(self.order)
+def batches(videos, labels, batch_size: int, seed: int | None = None, epoch: int = 0):
+    """Yield batches of videos as numbers in [-1, 1], without end; each epoch has its own order."""
+    while True:
+        order = np.arange(len(labels))
+        if seed is not None:
+            np.random.default_rng([seed, epoch]).shuffle(order)
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            yield videos[chosen].astype("float32") / 127.5 - 1.0, labels[chosen]
+        epoch += 1
 
 
 def make_model(settings: dict) -> keras.Model:
@@ -123,27 +113,30 @@ def input_parameters(model: keras.Model) -> int:
     return sum(math.prod(core.shape) for core in cores)
 
 
-def run(settings: dict) -> dict:
+def run(settings: dict, work: Path | None) -> dict:
     """Train and test one model."""
     height, width = settings["height"], settings["width"]
     train = make_videos(settings["train_videos"], height, width, seed=1)
     test = make_videos(settings["test_videos"], height, width, seed=2)
-    model = make_model(settings)
-    began = time.perf_counter()
-    history = model.fit(
-        Batches(*train, settings["batch_size"], settings["seed"]),
-        validation_data=Batches(*test, settings["batch_size"], None),
-        epochs=settings["epochs"],
+    model, size = make_model(settings), settings["batch_size"]
+    epochs = records.resumable_fit(
+        model,
+        lambda epoch: batches(*train, size, settings["seed"], epoch),
+        settings,
+        work,
+        steps_per_epoch=math.ceil(len(train[1]) / size),
+        validation_data=batches(*test, size),
+        validation_steps=math.ceil(len(test[1]) / size),
         verbose=0,
-    ).history
+    )
     return {
         "settings": settings,
         "input_to_hidden_parameters": input_parameters(model),
         "all_parameters": model.count_params(),
-        "test_accuracy": history["val_accuracy"][-1],
-        "test_accuracy_by_epoch": [round(value, 4) for value in history["val_accuracy"]],
-        "train_accuracy": history["accuracy"][-1],
-        "seconds": round(time.perf_counter() - began, 1),
+        "test_accuracy": epochs[-1]["val_accuracy"],
+        "test_accuracy_by_epoch": [round(epoch["val_accuracy"], 4) for epoch in epochs],
+        "train_accuracy": epochs[-1]["accuracy"],
+        "seconds": round(sum(epoch["seconds"] for epoch in epochs), 1),
     }
 
 
@@ -178,7 +171,7 @@ def main() -> None:
         results = Path(scratch) / "smoke.json" if arguments.smoke else arguments.results
         for settings in all_settings(arguments):
             if records.find(results, settings) is None:
-                records.add(results, run(settings))
+                records.add(results, run(settings, None if arguments.smoke else WORK))
         print_table(records.read(results))
 
 
