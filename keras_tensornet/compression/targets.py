@@ -70,7 +70,8 @@ def _kernel_shell(cls, layer, arguments: dict):
     # The initializer is only of use while building; the layer keeps the dense layer's.
     result.kernel_initializer = layer.kernel_initializer
     if layer.bias is not None:
-        result.bias.assign(layer.bias)
+        # A copy: on JAX the two would share a buffer, which training one of them deletes.
+        result.bias.assign(ops.copy(layer.bias))
     return result
 
 

@@ -328,7 +328,8 @@ class FactorizedMethods:
         result.build(result._input_shape_for(kernel.shape, layer))
         result.assign_kernel(kernel)
         if layer.bias is not None:
-            result.bias.assign(layer.bias)
+            # A copy: on JAX the two would share a buffer, which training one of them deletes.
+            result.bias.assign(ops.copy(layer.bias))
         return result
 
     def to_dense_layer(self):

@@ -156,7 +156,8 @@ class FactorizedRNN(keras.layers.RNN):
         else:
             holder.assign(decompose_kernel(recurrent, holder.network, holder.modes))
         if cell.bias is not None:
-            cell.bias.assign(layer.cell.bias)
+            # A copy: on JAX the two would share a buffer, which training one of them deletes.
+            cell.bias.assign(ops.copy(layer.cell.bias))
 
     def to_dense_layer(self):
         """The dense Keras layer with the merged kernels, the same biases and settings."""
@@ -166,9 +167,9 @@ class FactorizedRNN(keras.layers.RNN):
         dense = self.dense_class().from_config(config)
         dense.build((_batch_of(self), None, cell.modes.in_size))
         dense.cell.kernel.assign(cell.kernel)
-        dense.cell.recurrent_kernel.assign(cell.recurrent_kernel)
+        dense.cell.recurrent_kernel.assign(ops.copy(cell.recurrent_kernel))
         if cell.bias is not None:
-            dense.cell.bias.assign(cell.bias)
+            dense.cell.bias.assign(ops.copy(cell.bias))
         return dense
 
     def get_config(self):
