@@ -36,16 +36,29 @@ if not _is_command_line():
     )
     from keras_tensornet.autotuning import apply_tuning, autotune
     from keras_tensornet.compiled import merge
+    from keras_tensornet.compression import (
+        CompressionPlan,
+        compress_model,
+        plan_compression,
+        reestimate_batch_norm,
+        rewrite_model,
+        to_dense_model,
+        to_stock_model,
+    )
     from keras_tensornet.freezing import freeze, unfreeze
     from keras_tensornet.networks import Network
+    from keras_tensornet.reports import compression_report
     from keras_tensornet.rounding import round_layer, truncate_ranks
     from keras_tensornet.tbasis.model import tbasis_model
 
 __all__ = [
+    "CompressionPlan",
     "Network",
     "__version__",
     "apply_tuning",
     "autotune",
+    "compress_model",
+    "compression_report",
     "decompositions",
     "freeze",
     "initializers",
@@ -53,10 +66,15 @@ __all__ = [
     "layers",
     "merge",
     "models",
+    "plan_compression",
     "ranks",
+    "reestimate_batch_norm",
     "regularizers",
+    "rewrite_model",
     "round_layer",
     "tbasis_model",
+    "to_dense_model",
+    "to_stock_model",
     "truncate_ranks",
     "unfreeze",
 ]

@@ -42,6 +42,18 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
+    "inspect": Command(
+        "keras_tensornet.commands.inspect",
+        "list the layers of a model and how far each can be compressed",
+    ),
+    "plan": Command(
+        "keras_tensornet.commands.plan",
+        "choose formats and ranks for a trained model, and print the table",
+    ),
+    "compress": Command(
+        "keras_tensornet.commands.compress",
+        "write a smaller model from a trained one, and a report",
+    ),
     "demo": Command(
         "keras_tensornet.demo.command",
         "train a small CNN and its tensor-ring and tensor-train twins, compare, export",

@@ -1,0 +1,79 @@
+"""Arguments that `plan` and `compress` share: which rule, which layers, which data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from keras_tensornet.errors import CommandError
+
+RULES = ("rank", "energy", "eps", "ratio", "params", "flops", "latency", "vbmf")
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """Declare them."""
+    parser.add_argument(
+        "--format",
+        default="tt",
+        help="tr, tt, ttm, cp, tucker, bt, ht or auto (default: %(default)s)",
+    )
+    rule = parser.add_argument_group("how ranks are chosen (exactly one)")
+    rule.add_argument("--rank", type=_rank, metavar="R", help="of every layer: 8, or 4,6,4")
+    rule.add_argument("--energy", type=float, metavar="E", help="share of squared singular values")
+    rule.add_argument("--eps", type=float, metavar="E", help="relative error of each layer")
+    rule.add_argument("--ratio", type=float, metavar="S", help="share kept of each layer")
+    rule.add_argument("--params", type=float, metavar="S", help="share of the model's parameters")
+    rule.add_argument("--flops", type=float, metavar="S", help="share of the layers' FLOPs")
+    rule.add_argument("--latency", type=float, metavar="S", help="share of the predicted time")
+    rule.add_argument("--vbmf", action="store_true", help="variational Bayes")
+    layers = parser.add_argument_group("which layers")
+    layers.add_argument(
+        "--include", action="append", metavar="NAME", help="name, path or regular expression"
+    )
+    layers.add_argument("--exclude", action="append", metavar="NAME", help="the same; repeatable")
+    layers.add_argument(
+        "--all", action="store_true", help="the first convolution and the classifier as well"
+    )
+    parser.add_argument("--multiple", type=int, default=1, metavar="N", help="round ranks to these")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE.npy",
+        help="inputs of the model: the error of outputs counts then, not that of weights",
+    )
+
+
+def chosen(arguments: argparse.Namespace) -> dict:
+    """The keyword arguments of `plan_compression` that the command line gave."""
+    if arguments.all and arguments.exclude:
+        raise CommandError("Give either --all or --exclude, not both.")
+    exclude = () if arguments.all else arguments.exclude
+    rules = {name: getattr(arguments, name) for name in RULES}
+    return {
+        "format": arguments.format,
+        **rules,
+        "multiple": arguments.multiple,
+        "include": arguments.include,
+        "exclude": exclude,
+        "calibration_data": array(arguments.calibration),
+    }
+
+
+def array(path: Path | None):
+    """The array in a `.npy` file, or None for no file."""
+    if path is None:
+        return None
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CommandError(f"{path} cannot be read as an array: {error}") from error
+
+
+def _rank(text: str):
+    try:
+        ranks = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rank; use 8 or 4,6,4") from None
+    return ranks[0] if len(ranks) == 1 else tuple(ranks)

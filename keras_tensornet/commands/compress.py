@@ -1,0 +1,122 @@
+"""`keras-tensornet compress`: a smaller model file from a trained one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from keras_tensornet.commands.choices import RULES, add_choices, array, chosen
+from keras_tensornet.commands.export import load
+from keras_tensornet.errors import CommandError
+from keras_tensornet.files import write_whole
+
+REPORTS = (".html", ".md", ".json", ".png", ".svg")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `compress`."""
+    parser.add_argument("model", type=Path, metavar="MODEL.keras", help="the trained model")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="SMALL.keras", help="file to write"
+    )
+    add_choices(parser)
+    parser.add_argument(
+        "--plan", type=Path, metavar="PLAN.json", help="carry this plan out instead of making one"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="PATH", help=f"write a report: {', '.join(REPORTS)}"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE.npz", help="arrays x and y, to score both models on"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Load, compress, write, report."""
+    _check_outputs(arguments)
+    settings = _settings(arguments)
+    data = _data(arguments.data)
+    model = load(arguments.model)
+    from keras_tensornet.compression import compress_model
+
+    try:
+        small = compress_model(model, **settings, progress=sys.stderr.isatty())
+        if arguments.report:
+            _write_report(arguments.report, model, small, data)
+        write_whole(arguments.output, small.save)
+    except (TypeError, ValueError, OSError, ImportError) as error:
+        raise CommandError(str(error)) from error
+    done = {
+        "output": str(arguments.output),
+        "params": small.count_params(),
+        "dense_params": model.count_params(),
+        "bytes": arguments.output.stat().st_size,
+        "dense_bytes": arguments.model.stat().st_size,
+    }
+    if arguments.json:
+        print(json.dumps(done))
+        return
+    print(
+        f"{done['output']}: {done['dense_params']:,} -> {done['params']:,} parameters "
+        f"({done['dense_params'] / done['params']:.2f}x fewer), "
+        f"{done['dense_bytes'] / 1024:,.0f} -> {done['bytes'] / 1024:,.0f} KiB"
+    )
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    if arguments.output.suffix != ".keras":
+        raise CommandError(f"The output must end in .keras. Received: {arguments.output}.")
+    if arguments.report and arguments.report.suffix not in REPORTS:
+        raise CommandError(
+            f"A report must end in one of {', '.join(REPORTS)}. Received: {arguments.report}."
+        )
+    for path in (arguments.output, arguments.report):
+        if path and path.exists() and not arguments.force:
+            raise CommandError(f"{path} is there already. Choose another, or --force.")
+        if path and not path.resolve().parent.is_dir():
+            raise CommandError(f"There is no folder {path.resolve().parent} to write into.")
+
+
+def _settings(arguments: argparse.Namespace) -> dict:
+    if not arguments.plan:
+        return chosen(arguments)
+    extra = [f"--{name}" for name in RULES if getattr(arguments, name)]
+    extra += [f"--{name}" for name in ("include", "exclude", "all") if getattr(arguments, name)]
+    if extra:
+        raise CommandError(f"A --plan says everything already; leave {', '.join(extra)} out.")
+    from keras_tensornet.compression.plans import CompressionPlan
+
+    try:
+        plan = CompressionPlan.from_json(arguments.plan.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{arguments.plan} cannot be used: {error}") from error
+    return {"plan": plan, "calibration_data": array(arguments.calibration)}
+
+
+def _data(path: Path | None):
+    if path is None:
+        return None
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["x"], arrays["y"]
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError) as error:
+        raise CommandError(f"{path} must hold arrays x and y: {error}") from error
+
+
+def _write_report(path: Path, model, small, data) -> None:
+    from keras_tensornet.reports import compression_report
+
+    report = compression_report(model, small, data)
+    if path.suffix == ".html":
+        report.to_html(path)
+    elif path.suffix in (".png", ".svg"):
+        report.plot(path)
+    else:
+        text = report.to_json() if path.suffix == ".json" else report.to_markdown()
+        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

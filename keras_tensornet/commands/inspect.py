@@ -1,0 +1,75 @@
+"""`keras-tensornet inspect`: what is in a model, and how far each layer can be compressed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from keras_tensornet.commands.export import load
+from keras_tensornet.errors import CommandError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `inspect`."""
+    parser.epilog = (
+        "rank90 is the number of singular values that hold 90 %% of the energy of the kernel as a "
+        "matrix of patch entries and outputs: well below the full rank, a layer compresses well."
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL.keras", help="the model to look at")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Load and list."""
+    model = load(arguments.model)
+    try:
+        rows = describe(model)
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    total = model.count_params()
+    if arguments.json:
+        print(json.dumps({"model": model.name, "params": total, "layers": rows}))
+        return
+    print(f"model '{model.name}': {total:,} parameters, {len(rows)} layers that can be compressed")
+    width = max([len(row["layer"]) for row in rows], default=5)
+    print(f"{'layer':<{width}}  {'kind':<16} {'kernel':<16} {'params':>12}  rank90 / full")
+    for row in rows:
+        kernel = "x".join(map(str, row["kernel"]))
+        ranks = f"{row['rank90']} / {row['full_rank']}"
+        print(
+            f"{row['layer']:<{width}}  {row['kind']:<16} {kernel:<16} {row['params']:>12,}  {ranks}"
+        )
+
+
+def describe(model) -> list[dict]:
+    """One row for each layer that can be compressed or is factorized already."""
+    import keras
+    import numpy as np
+
+    from keras_tensornet.compression.targets import find_targets, kernel_array
+    from keras_tensornet.compression.walker import walk_layers
+    from keras_tensornet.decompositions import rank_for_energy
+
+    targets = {target.path: target for target in find_targets(model)}
+    rows = []
+    for path, layer in walk_layers(model):
+        if path in targets:
+            kernel = kernel_array(targets[path])
+        elif hasattr(layer, "network") and hasattr(layer, "kernel"):
+            kernel = keras.ops.convert_to_numpy(layer.kernel)
+        else:
+            continue
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        values = np.linalg.svd(matrix.astype("float64"), compute_uv=False)
+        rows.append(
+            {
+                "layer": path,
+                "kind": type(layer).__name__,
+                "kernel": list(kernel.shape),
+                "params": layer.count_params(),
+                "rank90": rank_for_energy(values, 0.9),
+                "full_rank": len(values),
+            }
+        )
+    return rows

@@ -1,0 +1,128 @@
+"""`inspect`, `plan` and `compress` as their user meets them: files whole or none, one line."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from keras_tensornet import cli
+from keras_tensornet.compression import CompressionPlan
+from tests.compression.test_compress import convnet, images
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "model.keras"
+    convnet().save(path)
+    return path
+
+
+def run(capsys, *arguments):
+    code = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def files(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_inspect_lists_layers(saved, capsys):
+    code, out, _ = run(capsys, "inspect", saved)
+    assert code == 0 and "second" in out and "3x3x8x12" in out
+    code, out, _ = run(capsys, "inspect", saved, "--json")
+    rows = json.loads(out)["layers"]
+    assert [row["layer"] for row in rows] == ["first", "second", "third", "hidden", "classifier"]
+    assert all(1 <= row["rank90"] <= row["full_rank"] for row in rows)
+
+
+def test_plan_writes_json_that_compress_carries_out(saved, capsys, tmp_path):
+    plan, small = tmp_path / "plan.json", tmp_path / "small.keras"
+    code, out, _ = run(capsys, "plan", saved, "--rank", "2", "-o", plan)
+    assert code == 0 and "second" in out and "fewer" in out
+    made = CompressionPlan.from_json(plan.read_text())
+    code, out, _ = run(capsys, "compress", saved, "-o", small, "--plan", plan, "--json")
+    assert code == 0 and json.loads(out)["params"] == made.params
+    model = keras.models.load_model(small)
+    assert model.count_params() == made.params
+    code, out, _ = run(capsys, "plan", saved, "--energy", "0.5", "--all", "--json")
+    assert CompressionPlan.from_json(out)["first"].note in ("", "would grow")
+    code, _, err = run(capsys, "compress", saved, "-o", tmp_path / "x.keras", "--plan", plan,
+                       "--rank", "3")  # fmt: skip
+    assert code == 2 and "leave --rank out" in err
+
+
+def test_compress_with_calibration_and_report(saved, capsys, tmp_path):
+    np.save(tmp_path / "calibration.npy", images(16))
+    np.savez(tmp_path / "data.npz", x=images(8), y=np.arange(8) % 4)
+    output, report = tmp_path / "small.keras", tmp_path / "report.html"
+    code, out, err = run(
+        capsys, "compress", saved, "-o", output, "--params", "0.6", "--report", report,
+        "--calibration", tmp_path / "calibration.npy", "--data", tmp_path / "data.npz",
+    )  # fmt: skip
+    assert (code, err) == (0, "") and "fewer" in out
+    assert "fewer parameters" in report.read_text()
+    assert files(tmp_path) == ["calibration.npy", "data.npz", "report.html", "small.keras"]
+    code, _, err = run(capsys, "compress", saved, "-o", output, "--rank", "2")
+    assert code == 2 and "there already" in err
+    assert run(capsys, "compress", saved, "-o", output, "--rank", "1", "--force")[0] == 0
+
+
+BAD = [
+    (["--rank", "2", "--energy", "0.5"], "exactly one of"),
+    ([], "exactly one of"),
+    (["--energy", "2"], "energy"),
+    (["--params", "0.001"], "below what stays dense"),
+    (["--rank", "2", "--include", "nothing"], "'nothing'"),
+    (["--rank", "2", "--calibration", "none.npy"], "cannot be read as an array"),
+    (["--rank", "2", "--report", "report.pdf"], "must end in one of"),
+    (["--rank", "2", "--format", "qr"], "`format` must be one of"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "text"), BAD, ids=lambda value: str(value)[:30])
+def test_wrong_arguments_give_one_line_and_leave_no_file(saved, capsys, tmp_path, arguments, text):
+    code, out, err = run(capsys, "compress", saved, "-o", tmp_path / "small.keras", *arguments)
+    assert code == 2 and out == "" and text in err
+    assert len(err.strip().splitlines()) == 1 and files(tmp_path) == []
+
+
+def bad_files(folder, saved):
+    truncated = folder / "truncated.keras"
+    truncated.write_bytes(saved.read_bytes()[:2000])
+    foreign = folder / "foreign.keras"
+    foreign.write_text("not a model")
+    other = folder / "other.keras"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("readme.txt", "a zip file, but no model")
+    unsafe = folder / "unsafe.keras"
+    inputs = keras.Input((3,))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).save(unsafe)
+    return [truncated, foreign, other, unsafe, folder / "missing.keras"]
+
+
+def test_bad_model_files_give_one_line_and_code_2(saved, capsys, tmp_path):
+    inside = tmp_path / "out"
+    inside.mkdir()
+    for path in bad_files(tmp_path, saved):
+        for command in (
+            ["inspect", path],
+            ["plan", path, "--rank", "2"],
+            ["compress", path, "-o", inside / "small.keras", "--rank", "2"],
+        ):
+            code, out, err = run(capsys, *command)
+            assert code == 2 and out == "", path
+            assert len(err.strip().splitlines()) == 1 and path.name in err
+    assert files(inside) == []
+
+
+def test_an_interrupted_compress_leaves_nothing(saved, capsys, tmp_path, monkeypatch):
+    def interrupted(self, path, **kwargs):
+        path.write_bytes(b"half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "save", interrupted)
+    code, _, err = run(capsys, "compress", saved, "-o", tmp_path / "small.keras", "--rank", "2")
+    assert code == 130 and "interrupted" in err and files(tmp_path) == []
