@@ -44,8 +44,11 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
         "task": f"lenet on {name}",
         "epochs": {"dense": 2, "admm": 1, "finetune": 1} if arguments.smoke else whole,
         "batch_size": BATCH,
-        "optimizer": "Adam, cosine decay in each phase",
-        "learning_rate": 1e-3,
+        "optimizer": {
+            "dense, scratch, fine-tuning": "Adam 0.001",
+            "ADMM": "SGD 0.05, momentum 0.9, nesterov",
+            "schedule": "cosine decay in each phase",
+        },
         "rho": 0.05,
         "adaptive_rho": False,
         "every": 3 if arguments.smoke else 117,  # four updates in an epoch
@@ -56,16 +59,17 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
         file = cache / f"{settings['task'].replace(' ', '_')}_{seed}.keras"
         if not file.exists():
             model = models.lenet300((8, 8, 1)) if arguments.smoke else models.lenet5()
-            compile(model, settings["epochs"]["dense"])
+            compile(model, settings["epochs"]["dense"], False)
             train(model, settings["epochs"]["dense"], [])
             model.save(file)
         return keras.models.load_model(file, compile=False)
 
-    def compile(model, epochs):
+    def compile(model, epochs, pulled):
         steps = max(epochs, 1) * -(-len(data.y_train) // BATCH)
-        schedule = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], steps)
+        schedule = keras.optimizers.schedules.CosineDecay(0.05 if pulled else 0.001, steps)
+        optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
         model.compile(
-            keras.optimizers.Adam(schedule),
+            optimizer if pulled else keras.optimizers.Adam(schedule),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )

@@ -82,7 +82,7 @@ def study(arguments, results: Path) -> admm_study.Study:
             return models.resnet_cifar(20)
         return keras.models.load_model(arguments.model, compile=False)
 
-    def compile(model, epochs):
+    def compile(model, epochs, pulled):
         steps = max(epochs, 1) * (len(data.y_train) // BATCH)
         schedule = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], steps)
         model.compile(

@@ -1,7 +1,7 @@
 """What the ADMM examples share: the four ways to a compressed network, at equal epochs in all.
 
-Every run is a row of the results file, found again by its settings; a run that was interrupted goes
-on from its last epoch.
+Every run is a row of the results file, written when it is done and found again by its settings: a
+study that was interrupted goes on with the run that was not finished.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Study:
         settings: what all runs share, plain values: `format`, `epochs` of each phase, `rho`,
             `adaptive_rho`, `every`, and whatever else makes runs comparable.
         trained: `seed -> model`, the dense network after its own training.
-        compile: `(model, epochs)`, compiles for a phase of so many epochs.
+        compile: `(model, epochs, pulled)`, compiles for a phase of so many epochs; `pulled` says
+            whether it is the ADMM phase.
         train: `(model, epochs, callbacks) -> history`.
         evaluate: `model -> accuracy` on the test images.
         plan: further arguments of `plan_compression`.
@@ -94,7 +95,7 @@ class Study:
         """Decompose, fine-tune, and measure before, in between and after."""
         dense = self.evaluate(model)
         small = compress_model(model, plan=plan)
-        self.compile(small, epochs)
+        self.compile(small, epochs, False)
         at_once = self.evaluate(small)
         history = self._fit(small, epochs)
         return {
@@ -106,7 +107,7 @@ class Study:
         }
 
     def _fit(self, model, epochs: int, callbacks=()) -> dict:
-        self.compile(model, epochs)
+        self.compile(model, epochs, bool(callbacks))
         history = self.train(model, epochs, list(callbacks))
         return {
             name: [float(f"{value:.6g}") for value in values] for name, values in history.items()
@@ -116,8 +117,14 @@ class Study:
         return {"accuracy": self.evaluate(model), "history": history}
 
     def plan_for(self, model, ratio: float):
-        """The plan by which the whole model has that many times fewer parameters."""
-        return plan_compression(model, params=1 / ratio, **self.plan)
+        """The largest rank, the same for all layers, that makes the model so many times smaller."""
+        chosen = None
+        for rank in range(1, 65):
+            plan = plan_compression(model, rank=rank, **self.plan)
+            if chosen is not None and plan.params > model.count_params() / ratio:
+                break
+            chosen = plan
+        return chosen
 
 
 def report(results: Path, task: str, paper: dict, figure: Path | None) -> None:

@@ -30,12 +30,13 @@ def mixed_model(seed=0):
 def test_conv_recurrent_and_shared_kernels_together(format):
     model, x, y = mixed_model()
     admm = ADMM(format=format, rank=2, exclude=(), rho=20.0, log_layers=True)
-    history = model.fit(x, y, epochs=12, batch_size=4, verbose=0, callbacks=[admm]).history
+    history = model.fit(x, y, epochs=8, batch_size=4, verbose=0, callbacks=[admm]).history
     paths = [choice.path for choice in admm.plan if choice.format]
     assert list(admm.residuals) == paths
     assert {"conv", "shared"} < set(paths) and sum("lstm" in path for path in paths) == 2
     for path in paths:
-        assert history[f"admm_primal/{path}"][-1] < 0.5 * history[f"admm_primal/{path}"][0]
+        # What decomposing costs now, against what it would have cost before.
+        assert history[f"admm_primal/{path}"][-1] < 0.2 * admm.plan[path].error
     small = compress_model(model, plan=admm.plan)
     plain = compress_model(mixed_model()[0], plan=admm.plan)
     assert [w.shape for w in small.weights] == [w.shape for w in plain.weights]
