@@ -145,6 +145,11 @@ def export_model(
     calibration = None
     if calibration_data is not None:
         calibration = _inputs("calibration_data", model, calibration_data)
+    # A rewritten Sequential model's input has another name than the given one's.
+    names = tuple(writers.named_inputs(exported))
+    inputs = dict(zip(names, inputs.values(), strict=True))
+    if calibration is not None:
+        calibration = dict(zip(names, calibration.values(), strict=True))
     allowed = TOLERANCE[quantize] if tolerance is None else float(tolerance)
     record: dict = {"latency": None, "difference": None}
 
@@ -166,7 +171,7 @@ def export_model(
         scale=scale,
         batch_size=batch_size,
         alone=format != "keras" or not forms.needs_package(exported),
-        inputs=tuple(writers.named_inputs(exported)),
+        inputs=names,
         outputs=tuple(writers.output_names(exported)),
         **record,
     )

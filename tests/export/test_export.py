@@ -215,6 +215,25 @@ def test_nothing_is_overwritten_and_nothing_left_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_samples_carry_the_names_of_the_exported_model(tmp_path, monkeypatch):
+    model = keras.Sequential([keras.Input((6,)), layers.TRDense(3, rank=2, name="logits")])
+    sent = {}
+
+    def run(format, path, inputs, batch_size, blocked):
+        import tensorflow as tf
+
+        sent.update(inputs)
+        served = tf.saved_model.load(str(path)).signatures["serving_default"]
+        given = {name: tf.constant(array) for name, array in inputs.items()}
+        return verification.FreshRun({"logits": served(**given)["logits"].numpy()}, 1.0)
+
+    monkeypatch.setattr(verification, "run_fresh", run)
+    for form in ("dense", "factorized"):
+        report = export.export_model(model, tmp_path / form, as_=form)
+        assert report.inputs == tuple(sent)
+        sent.clear()
+
+
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     def run(format, path, inputs, batch_size, blocked):
         return verification.FreshRun({"logits": np.full((8, 3), 9.0)}, 1.0)
