@@ -86,15 +86,29 @@ def _sweep(tensor, cores, norm):
 
 
 def _moment(tensor, cores, k):
-    """Contract the tensor with every core but k: (n_k, r_{k-1}, r_k)."""
-    ndim = len(cores)
-    bond = [ndim + axis for axis in range(ndim)]  # bond[j] lies before core j
-    operands = [tensor, list(range(ndim))]
-    for j, core in enumerate(cores):
-        if j != k:
-            operands += [core, [bond[j], j, bond[(j + 1) % ndim]]]
-    output = [k, bond[k], bond[(k + 1) % ndim]]
-    return np.einsum(*operands, output, optimize="greedy")
+    """Contract the tensor with every core but k: (n_k, r_{k-1}, r_k).
+
+    The other cores are merged in two halves, so that no intermediate is much larger than the
+    tensor's square root times the bonds.
+    """
+    order = [*range(k + 1, len(cores)), *range(k)]
+    near = _merge_chain([cores[j] for j in order[: (len(order) + 1) // 2]])
+    # (n_k, near modes, far modes) x (r_k, near modes, r) -> (n_k, far modes, r_k, r)
+    unfolded = tensor.transpose([k, *order]).reshape(tensor.shape[k], near.shape[1], -1)
+    moment = np.tensordot(unfolded, near, axes=(1, 1))
+    if len(order) == 1:
+        return moment[:, 0].transpose(0, 2, 1)
+    far = _merge_chain([cores[j] for j in order[(len(order) + 1) // 2 :]])
+    # x (r, far modes, r_{k-1}) -> (n_k, r_k, r_{k-1})
+    return np.tensordot(moment, far, axes=((1, 3), (1, 0))).transpose(0, 2, 1)
+
+
+def _merge_chain(cores):
+    """Contract neighbouring cores into (r_first, product of their modes, r_last)."""
+    merged = cores[0]
+    for core in cores[1:]:
+        merged = np.tensordot(merged, core, 1).reshape(merged.shape[0], -1, core.shape[-1])
+    return merged
 
 
 def _environment(cores, k):
