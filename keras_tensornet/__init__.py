@@ -39,6 +39,8 @@ if not _is_command_line():
     from keras_tensornet.compression import (
         CompressionPlan,
         compress_model,
+        finetune,
+        gradual_compression,
         plan_compression,
         reestimate_batch_norm,
         rewrite_model,
@@ -60,7 +62,9 @@ __all__ = [
     "compress_model",
     "compression_report",
     "decompositions",
+    "finetune",
     "freeze",
+    "gradual_compression",
     "initializers",
     "interop",
     "layers",

@@ -2,6 +2,7 @@
 
 from keras_tensornet.compression.compress import compress_model
 from keras_tensornet.compression.conversion import to_dense_model, to_stock_model
+from keras_tensornet.compression.finetuning import finetune, gradual_compression
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
 from keras_tensornet.compression.planning import plan_compression
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
@@ -11,6 +12,8 @@ __all__ = [
     "CompressionPlan",
     "LayerChoice",
     "compress_model",
+    "finetune",
+    "gradual_compression",
     "plan_compression",
     "reestimate_batch_norm",
     "rewrite_model",

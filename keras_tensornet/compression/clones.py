@@ -50,11 +50,16 @@ def copy_variables(source, target) -> None:
         new.assign(keras.ops.copy(old))
 
 
-def compile_like(target: keras.Model, source: keras.Model) -> None:
+def compile_like(target: keras.Model, source: keras.Model, **changed) -> None:
     """Compile a model as another was compiled: same losses and metrics, a fresh optimizer.
 
     The arguments that `compile` was given are used again, so losses and metrics that no registry
     knows are kept. Objects with state (optimizer, metrics) are made anew from their configuration.
+
+    Args:
+        target: to be compiled.
+        source: whose arguments of `compile` are used.
+        **changed: arguments of `compile` that replace those.
     """
     if not source.compiled:
         return
@@ -71,8 +76,8 @@ def compile_like(target: keras.Model, source: keras.Model) -> None:
     arguments["optimizer"] = _fresh(arguments["optimizer"])
     for name in ("metrics", "weighted_metrics"):
         arguments[name] = keras.tree.map_structure(_fresh, arguments[name])
-    target.compile(**arguments)
-    if not isinstance(source.optimizer, type(None)):
+    target.compile(**(arguments | changed))
+    if target.optimizer is not None:
         target.optimizer.build(target.trainable_variables)
 
 

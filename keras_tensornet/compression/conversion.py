@@ -10,19 +10,21 @@ from __future__ import annotations
 import keras
 
 from keras_tensornet.compression.stock import stock_chain
-from keras_tensornet.compression.walker import rewrite_model
+from keras_tensornet.compression.walker import rewrite_model, walk_layers
+from keras_tensornet.layers import TBasis
 
 
 def to_dense_model(model: keras.Model) -> keras.Model:
     """Return a new model in which every factorized layer is its dense Keras layer, merged.
 
     The given model stays as it was. Names, compile state and all other weights are kept; outputs
-    agree up to rounding.
+    agree up to rounding. A model with a T-Basis becomes one flat model, because layers of nested
+    models share what belongs to the outermost.
 
     Raises:
         TypeError: for a subclassed model.
     """
-    return rewrite_model(model, lambda layer, path: _dense(layer))
+    return rewrite_model(_without_basis(model), lambda layer, path: _dense(layer))
 
 
 def to_stock_model(model: keras.Model) -> keras.Model:
@@ -39,7 +41,7 @@ def to_stock_model(model: keras.Model) -> keras.Model:
     Raises:
         TypeError: for a subclassed model.
     """
-    return rewrite_model(model, lambda layer, path: _stock(layer))
+    return rewrite_model(_without_basis(model), lambda layer, path: _stock(layer))
 
 
 def is_factorized(layer) -> bool:
@@ -55,3 +57,12 @@ def _stock(layer):
     if not is_factorized(layer):
         return None
     return stock_chain(layer) or layer.to_dense_layer()
+
+
+def _without_basis(model: keras.Model) -> keras.Model:
+    """The model with its T-Basis layers merged: their kernels need the basis, which all share."""
+    if not any(isinstance(layer, TBasis) for _, layer in walk_layers(model)):
+        return model
+    from keras_tensornet.tbasis import to_dense_model as merge_basis  # imports this package
+
+    return merge_basis(model)

@@ -1,0 +1,213 @@
+"""Fine-tuning after compression, and compression in several rounds.
+
+`finetune` is a recipe over `fit`: SGD with momentum, a short warm-up, a cosine decay to zero, and
+on request distillation from the dense model. `gradual_compression` compresses a little, fine-tunes,
+and compresses again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+from keras import ops
+
+from keras_tensornet import validation
+from keras_tensornet.compression.clones import compile_like
+from keras_tensornet.compression.compress import compress_model
+from keras_tensornet.compression.conversion import to_dense_model
+from keras_tensornet.compression.walker import rewrite_model
+
+WARM_UP = 0.05
+MOMENTUM = 0.9
+
+
+def finetune(
+    model: keras.Model,
+    data,
+    epochs: int = 3,
+    learning_rate: float = 0.02,
+    batch_size: int = 128,
+    validation_data=None,
+    teacher: keras.Model | None = None,
+    distillation: float = 0.5,
+    temperature: float = 2.0,
+    optimizer: keras.Optimizer | None = None,
+    loss=None,
+    metrics=None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    steps_per_epoch: int | None = None,
+    verbose: int = 0,
+) -> keras.Model:
+    """Return a trained copy of a model; the given model stays as it was.
+
+    Args:
+        model: a compressed (or any other) Sequential or Functional model.
+        data: `(inputs, targets)` as arrays, or an iterable of batches that `fit` takes.
+        epochs: passes over the data.
+        learning_rate: its peak; it rises linearly over the first 5 % of the steps and then falls
+            to zero along a cosine. Cores are products, so a rate that suits the dense model may be
+            too high: halve it if the loss rises.
+        batch_size: for arrays.
+        validation_data: as in `fit`.
+        teacher: the dense model, to learn from its outputs as well (Hinton et al. 2015).
+        distillation: weight in [0, 1] of the teacher against the targets.
+        temperature: of the softmax of teacher and student; classifiers only.
+        optimizer: instead of SGD with the schedule.
+        loss, metrics: as in `compile`; by default those the model was compiled with.
+        callbacks, verbose: as in `fit`.
+        steps_per_epoch: of data whose length is unknown.
+
+    Returns:
+        A new model of the same architecture, compiled; `model.history` holds the training's log.
+
+    Raises:
+        ValueError: if there is no loss, or the number of steps is unknown.
+    """
+    validation.positive_int("epochs", epochs)
+    if loss is None and not model.compiled:
+        raise ValueError(
+            "`finetune` needs a loss: the model is not compiled and `loss` is None. Give `loss`, "
+            "for example loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+        )
+    result = rewrite_model(model, lambda layer, path: None)
+    if optimizer is None:
+        steps = epochs * _steps_per_epoch(data, batch_size, steps_per_epoch)
+        optimizer = keras.optimizers.SGD(_schedule(learning_rate, steps), momentum=MOMENTUM)
+    if loss is None:
+        compile_like(result, model, optimizer=optimizer)
+    else:
+        result.compile(optimizer, loss=loss, metrics=metrics)
+    trained = result
+    if teacher is not None:
+        trained = _Distilled(result, teacher, distillation, temperature)
+        compile_like(trained, result, optimizer=optimizer)
+    arrays = isinstance(data, tuple)
+    history = trained.fit(
+        *(data if arrays else (data,)),
+        batch_size=batch_size if arrays else None,
+        epochs=epochs,
+        validation_data=validation_data,
+        callbacks=list(callbacks),
+        steps_per_epoch=steps_per_epoch,
+        verbose=verbose,
+    )
+    result.history = history
+    return result
+
+
+def gradual_compression(
+    model: keras.Model,
+    data,
+    stages: Sequence[Mapping],
+    calibration_data=None,
+    on_stage: Callable[[int, keras.Model], None] | None = None,
+    **finetuning,
+) -> keras.Model:
+    """Return a model compressed in several rounds, with fine-tuning after each.
+
+    Each round merges the kernels, compresses them anew and trains: ranks can move between layers
+    as the network adapts, and no single cut is large.
+
+    Args:
+        model: a trained dense model; it stays as it was.
+        data: as in `finetune`.
+        stages: arguments of `compress_model` for each round, relative to the dense model, for
+            example `[{"params": 0.6}, {"params": 0.35}, {"params": 0.2}]`.
+        calibration_data: as in `compress_model`.
+        on_stage: `(number, model) -> None`, called after each round.
+        **finetuning: arguments of `finetune`, the same for each round.
+
+    Returns:
+        The model after the last round.
+
+    Raises:
+        ValueError: for no stage, or wrong arguments of one.
+    """
+    if not stages:
+        raise ValueError("`stages` must hold at least one round. Received: none.")
+    current = model
+    for number, stage in enumerate(stages):
+        small = compress_model(to_dense_model(current), calibration_data=calibration_data, **stage)
+        current = finetune(small, data, **finetuning)
+        if on_stage is not None:
+            on_stage(number, current)
+    return current
+
+
+class _Distilled(keras.Model):
+    """A student whose loss also asks for the teacher's outputs."""
+
+    def __init__(self, student, teacher, weight: float, temperature: float):
+        super().__init__(name=f"{student.name}_distilled")
+        if not 0.0 <= weight <= 1.0:
+            raise ValueError(f"`distillation` must lie in [0, 1]. Received: distillation={weight}.")
+        if not temperature > 0.0:
+            raise ValueError(f"`temperature` must be positive. Received: {temperature}.")
+        self.student = student
+        self.teacher = rewrite_model(teacher, lambda layer, path: None)
+        self.teacher.trainable = False
+        self.weight, self.temperature = weight, temperature
+        self.kinds = [_kind_of(tensor, teacher) for tensor in teacher.outputs]
+
+    def call(self, inputs, training=None):
+        """The student's outputs."""
+        return self.student(inputs, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """(1 - weight) of the student's own loss and weight of the distance to the teacher."""
+        own = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not training:
+            return own
+        wanted = keras.tree.flatten(self.teacher(x, training=False))
+        outputs = keras.tree.flatten(y_pred)
+        distances = [
+            self._distance(kind, target, output)
+            for kind, target, output in zip(self.kinds, wanted, outputs, strict=True)
+        ]
+        return (1.0 - self.weight) * own + self.weight * sum(distances) / len(distances)
+
+    def _distance(self, kind: str, target, output):
+        target, output = ops.cast(target, "float32"), ops.cast(output, "float32")
+        if kind == "values":
+            return ops.mean(ops.square(target - output))
+        if kind == "probabilities":
+            target, output = (ops.log(ops.clip(p, 1e-7, 1.0)) for p in (target, output))
+        target = ops.log_softmax(target / self.temperature)
+        output = ops.log_softmax(output / self.temperature)
+        divergence = ops.sum(ops.exp(target) * (target - output), axis=-1)
+        # The gradient of a softened softmax shrinks with T^2.
+        return self.temperature**2 * ops.mean(divergence)
+
+
+def _kind_of(tensor, teacher) -> str:
+    """What an output is: "probabilities" after softmax, "logits" of a classifier, or "values"."""
+    operation = tensor._keras_history.operation
+    activation = getattr(operation, "activation", None)
+    if isinstance(operation, keras.layers.Softmax) or activation is keras.activations.softmax:
+        return "probabilities"
+    loss = teacher.loss if teacher.compiled else None
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    return "logits" if "categorical_crossentropy" in str(name) else "values"
+
+
+def _schedule(peak: float, steps: int):
+    warm_up = max(1, round(WARM_UP * steps))
+    return keras.optimizers.schedules.CosineDecay(
+        0.1 * peak, max(1, steps - warm_up), warmup_target=peak, warmup_steps=warm_up
+    )
+
+
+def _steps_per_epoch(data, batch_size: int, steps_per_epoch: int | None) -> int:
+    if steps_per_epoch is not None:
+        return validation.positive_int("steps_per_epoch", steps_per_epoch)
+    if isinstance(data, tuple):
+        return math.ceil(len(keras.tree.flatten(data[0])[0]) / batch_size)
+    try:
+        return len(data)
+    except TypeError as error:
+        raise ValueError(
+            "The schedule needs the number of steps, and the data does not tell its length. Give "
+            "`steps_per_epoch`, or an `optimizer` of your own."
+        ) from error

@@ -1,0 +1,107 @@
+"""Laws of fine-tuning: a copy is trained by the schedule, and towards a teacher if asked."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_tensornet.compression import compress_model, finetune, gradual_compression
+from tests.compression.test_walker import weights_of
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((96, 20)).astype("float32")
+Y = (X @ RANDOM.standard_normal((20, 3))).argmax(1)
+
+
+def classifier(activation=None, compiled=True):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            layers.Input((20,)),
+            layers.Dense(24, "relu", name="hidden"),
+            layers.Dense(3, activation, name="head"),
+        ]
+    )
+    if compiled:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=activation is None)
+        model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = classifier()
+    model.fit(X, Y, epochs=30, verbose=0)
+    return model
+
+
+def test_finetuning_repairs_a_copy_and_leaves_the_model(trained):
+    small = compress_model(trained, rank=3)
+    before = weights_of(small)
+    result = finetune(small, (X, Y), epochs=8, learning_rate=0.05, batch_size=32)
+    for (_, old), (_, now) in zip(before, weights_of(small), strict=True):
+        np.testing.assert_array_equal(old, now)
+    accuracy = [m.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"] for m in (small, result)]
+    assert accuracy[1] > accuracy[0]
+    assert len(result.history.history["loss"]) == 8
+    assert type(result.get_layer("hidden")) is type(small.get_layer("hidden"))
+
+
+def test_the_schedule_warms_up_and_ends_at_zero(trained):
+    result = finetune(trained, (X, Y), epochs=2, learning_rate=0.3, batch_size=4)
+    schedule = result.optimizer._learning_rate
+    rates = [float(schedule(step)) for step in range(49)]
+    assert max(rates) == pytest.approx(0.3, rel=0.01) and rates.index(max(rates)) <= 3
+    assert rates[0] < 0.1 and rates[-1] == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_distillation_follows_the_teacher_where_targets_are_useless(activation):
+    teacher = classifier(activation)
+    teacher.fit(X, Y, epochs=30, verbose=0)
+    small = compress_model(teacher, rank=3)
+    noise = RANDOM.integers(0, 3, len(Y))
+    labels = teacher.predict(X, verbose=0).argmax(1)
+    before = weights_of(teacher)
+
+    def agreement(weight):
+        result = finetune(small, (X, noise), epochs=10, learning_rate=0.05, batch_size=32,
+                          teacher=teacher, distillation=weight)  # fmt: skip
+        return np.mean(result.predict(X, verbose=0).argmax(1) == labels)
+
+    assert agreement(1.0) > agreement(0.0) + 0.1
+    for (_, old), (_, now) in zip(before, weights_of(teacher), strict=True):
+        np.testing.assert_array_equal(old, now)
+    assert teacher.trainable
+
+
+def test_gradual_compression_goes_through_all_rounds(trained):
+    sizes = []
+    result = gradual_compression(
+        trained,
+        (X, Y),
+        stages=[{"params": 0.8}, {"params": 0.5}],
+        on_stage=lambda number, model: sizes.append((number, model.count_params())),
+        epochs=2,
+        batch_size=32,
+        calibration_data=X,
+    )
+    dense = trained.count_params()
+    assert [number for number, _ in sizes] == [0, 1]
+    assert 0.8 * dense >= sizes[0][1] > sizes[1][1] and sizes[1][1] <= 0.5 * dense
+    assert result.count_params() == sizes[1][1] and result.compiled
+
+
+def test_wrong_arguments_are_named():
+    bare = classifier(compiled=False)
+    with pytest.raises(ValueError, match="needs a loss"):
+        finetune(bare, (X, Y))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    result = finetune(bare, (X, Y), epochs=1, loss=loss, metrics=["accuracy"])
+    assert "accuracy" in result.history.history
+    with pytest.raises(ValueError, match="Give `steps_per_epoch`"):
+        finetune(classifier(), iter([(X, Y)]))
+    with pytest.raises(ValueError, match="`stages` must hold"):
+        gradual_compression(classifier(), (X, Y), stages=[])
+    with pytest.raises(ValueError, match="`distillation` must lie"):
+        finetune(classifier(), (X, Y), teacher=classifier(), distillation=2.0)
