@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import keras_tensornet
 from keras_tensornet import models
-from keras_tensornet.layers import TBasis, TBasisConv2D, TBasisCores, TBasisDense
+from keras_tensornet.layers import TBasis, TBasisConv2D, TBasisCores, TBasisDense, TRDense
 from keras_tensornet.tbasis import (
     find_basis,
     fit_kernels,
@@ -141,6 +142,16 @@ def test_a_model_built_by_hand_becomes_dense_too():
     model = keras.Model(inputs, TBasisDense(3, seed=1)(x, basis=basis))
     x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
     np.testing.assert_allclose(array(to_dense_model(model)(x)), array(model(x)), atol=1e-5)
+
+
+def test_the_general_way_back_takes_a_basis_among_other_formats():
+    inputs = keras.Input((6,))
+    x = TBasisDense(7, seed=0)(inputs, basis=TBasis(3, 2, seed=0)(inputs))
+    model = keras.Model(inputs, TRDense(3, 2, name="ring")(x))
+    dense = keras_tensornet.to_dense_model(model)
+    assert [type(layer) for layer in dense.layers[1:]] == [layers.Dense, layers.Dense]
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
+    np.testing.assert_allclose(array(dense(x)), array(model(x)), atol=1e-5)
 
 
 def test_sequential_models_and_compile_arguments():
