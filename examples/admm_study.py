@@ -36,7 +36,7 @@ class Study:
             whether it is the ADMM phase.
         train: `(model, epochs, callbacks) -> history`.
         evaluate: `model -> accuracy` on the test images.
-        plan: further arguments of `plan_compression`.
+        plan: further arguments of `plan_compression`; with the rank, if runs have no ratio.
     """
 
     results: Path
@@ -116,8 +116,10 @@ class Study:
     def _measured(self, model, history: dict) -> dict:
         return {"accuracy": self.evaluate(model), "history": history}
 
-    def plan_for(self, model, ratio: float):
+    def plan_for(self, model, ratio: float | None):
         """The largest rank, the same for all layers, that makes the model so many times smaller."""
+        if ratio is None:
+            return plan_compression(model, **self.plan)
         chosen = None
         for rank in range(1, 65):
             plan = plan_compression(model, rank=rank, **self.plan)
@@ -131,7 +133,7 @@ def report(results: Path, task: str, paper: dict, figure: Path | None) -> None:
     """Print a table of all finished runs of a task, and draw the figure."""
     runs = [run for run in records.read(results) if run["settings"]["task"] == task]
     ratios = sorted({run["settings"]["ratio"] for run in runs if run["settings"]["ratio"]})
-    print("| ratio | network | runs | dense, before | at decomposition | in the end | paper |")
+    print("| ratio (parameters) | network | runs | dense | at decomposition | in the end | paper |")
     print("|---|---|---|---|---|---|---|")
     for ratio in [None, *ratios]:
         for arm in ARMS:
@@ -146,9 +148,8 @@ def report(results: Path, task: str, paper: dict, figure: Path | None) -> None:
                     for key in ("before_decomposition", "after_decomposition", "accuracy")
                 ]
                 published = f"{paper[ratio]:.2%}" if arm == "admm" and ratio in paper else ""
-                size = (
-                    f"{ratio} ({group[0]['params']:,})" if ratio else f"1 ({group[0]['params']:,})"
-                )
+                params = f"{group[0]['params']:,}"
+                size = f"{ratio} ({params})" if ratio else params
                 print(
                     f"| {size} | {arm} | {len(group)} | "
                     + " | ".join(columns)
