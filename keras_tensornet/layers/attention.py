@@ -74,9 +74,10 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
 
     @property
     def projections(self) -> dict[str, FactorizedEinsumDense]:
-        """The projections of a built layer by name."""
+        """The projections of a built layer by name; a ValueError before."""
         if not self.built:
-            raise AttributeError(
+            # PyTorch modules swallow an AttributeError of a property.
+            raise ValueError(
                 f"Layer '{self.name}' has no projections yet. Call it on data or `build` it first."
             )
         return {name: getattr(self, f"_{name}_dense") for name in self._names()}
