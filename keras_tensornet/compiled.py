@@ -19,8 +19,6 @@ from keras_tensornet.contraction.orders import MergePlanner, hierarchical_order,
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
 
-RING = "ring"
-
 
 def merge(
     cores: Sequence,
@@ -136,8 +134,6 @@ def _merge_range(network: Network, start: int, stop: int, order: str) -> Callabl
     inside = dict.fromkeys(label for core in network.cores[start:stop] for label in core)
     outside = {label for core in (*network.cores[:start], *network.cores[stop:]) for label in core}
     wanted = [label for label in inside if label in outside or label in network.mode_labels]
-    if network.name == RING and network.cores[stop - 1][-1] in wanted:
-        wanted.append(wanted.pop(wanted.index(network.cores[stop - 1][-1])))
     plan = merge_plan(network, tree, wanted)
     return _compile(lambda cores: plan.run(cores, ops))
 
@@ -195,7 +191,7 @@ def _ring_of(shapes: tuple[tuple[int, ...], ...]) -> Network:
         sizes=tuple(sizes.items()),
         in_labels=modes,
         out_labels=(),
-        name=RING,
+        name="ring",
     )
 
 
