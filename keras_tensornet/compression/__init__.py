@@ -1,5 +1,6 @@
 """Turn a trained Keras model into a smaller one."""
 
+from keras_tensornet.compression.calibration import Calibration, calibrate
 from keras_tensornet.compression.compress import compress_model
 from keras_tensornet.compression.conversion import to_dense_model, to_stock_model
 from keras_tensornet.compression.finetuning import finetune, gradual_compression
@@ -9,8 +10,10 @@ from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
 from keras_tensornet.compression.walker import rewrite_model, walk_layers
 
 __all__ = [
+    "Calibration",
     "CompressionPlan",
     "LayerChoice",
+    "calibrate",
     "compress_model",
     "finetune",
     "gradual_compression",

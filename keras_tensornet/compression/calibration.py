@@ -6,6 +6,8 @@ others that they are not calibrated.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
@@ -13,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_tensornet.compression.covariance import Geometry, patch_moments
-from keras_tensornet.compression.targets import Target
+from keras_tensornet.compression.targets import Target, find_targets
 from keras_tensornet.compression.walker import walk_layers
 
 # A Gram matrix of this side takes 0.5 GiB in float64; longer patches are not calibrated.
@@ -36,12 +38,55 @@ class Knowledge(NamedTuple):
     scale: np.ndarray | None
 
 
-def calibrate(model: keras.Model, targets: list[Target], data) -> dict[str, Knowledge]:
-    """`path -> Knowledge` for each target that can be calibrated.
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration data says of one model, to be used for several plans; see `calibrate`.
+
+    Attributes:
+        data: the inputs.
+        known: `path -> Knowledge`.
+    """
+
+    data: object
+    known: Mapping[str, Knowledge]
+
+
+def calibrate(model: keras.Model, data) -> Calibration:
+    """Run a model on calibration data once, for any number of plans and compressions.
+
+    Args:
+        model: a built dense model; it stays as it was.
+        data: inputs of the model, as in `plan_compression`.
+
+    Returns:
+        A `Calibration`, to be given as `calibration_data`.
 
     Raises:
-        ValueError: if the data holds no batch.
+        TypeError: if the data can be read only once.
+        ValueError: if it holds no batch.
     """
+    return Calibration(data, _known(model, find_targets(model), data))
+
+
+def knowledge_of(model: keras.Model, targets: list[Target], data) -> Mapping[str, Knowledge]:
+    """`path -> Knowledge` from a `Calibration`, or from data on the spot."""
+    if isinstance(data, Calibration):
+        return data.known
+    return _known(model, targets, data)
+
+
+def calibration_inputs(data):
+    """The inputs of a `Calibration`, or the data itself."""
+    return data.data if isinstance(data, Calibration) else data
+
+
+def _known(model: keras.Model, targets: list[Target], data) -> dict[str, Knowledge]:
+    if isinstance(data, Iterator):
+        raise TypeError(
+            "`calibration_data` is read twice, for the layers and for batch normalisation, and an "
+            f"iterator can be read once only. Received: {data!r}. Give arrays, a list of batches, "
+            "a tf.data.Dataset or a PyDataset."
+        )
     inside = _directly_called(model)
     chosen = [
         target

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_tensornet.compression import rules
+from keras_tensornet.compression.calibration import calibration_inputs
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
 from keras_tensornet.compression.planning import calibrated_subjects, plan_with_cores
 from keras_tensornet.compression.plans import CompressionPlan
@@ -90,7 +91,7 @@ def compress_model(
         found = _carry_out(model, plan, calibration_data, progress)
     result = build_compressed(model, found)
     if calibration_data is not None:
-        result = reestimate_batch_norm(result, calibration_data)
+        result = reestimate_batch_norm(result, calibration_inputs(calibration_data))
     return result
 
 

@@ -8,7 +8,7 @@ import keras
 
 from keras_tensornet import formats, validation
 from keras_tensornet.compression import budgets, rules
-from keras_tensornet.compression.calibration import calibrate
+from keras_tensornet.compression.calibration import knowledge_of
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.rules import Rule
@@ -62,8 +62,8 @@ def plan_compression(
             nothing.
         overrides: `path -> settings` of single layers: a `rank`, `energy`, `eps` or `ratio`, a
             `format`, and arguments of the layer such as `in_modes`; None keeps the layer dense.
-        calibration_data: inputs for the model (arrays, or an iterable of batches); ranks then look
-            at the error of each layer's output on this data.
+        calibration_data: inputs for the model (arrays, or an iterable of batches that can be read
+            twice), or a `Calibration`; ranks then look at the error of each layer's output on it.
         progress: True for a bar on standard error, or `(done, total, path) -> None`.
 
     Returns:
@@ -120,7 +120,7 @@ def plan_with_cores(
 
 def calibrated_subjects(model, targets: list[Target], calibration_data) -> list[Subject]:
     """The layers with their kernels, and what the calibration data says of their inputs."""
-    known = {} if calibration_data is None else calibrate(model, targets, calibration_data)
+    known = {} if calibration_data is None else knowledge_of(model, targets, calibration_data)
     return [Subject(target, *known.get(target.path, ())) for target in targets]
 
 

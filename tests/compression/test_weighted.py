@@ -6,10 +6,9 @@ import pytest
 from keras import layers
 
 from keras_tensornet import formats
-from keras_tensornet.compression.calibration import absorbs_mean, calibrate
+from keras_tensornet.compression.calibration import absorbs_mean, calibrate, output_scale
 from keras_tensornet.compression.covariance import Geometry, batches, patch_moments
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
-from keras_tensornet.compression.targets import find_targets
 from keras_tensornet.compression.weighted import (
     Metric,
     refine,
@@ -144,9 +143,14 @@ def test_wrapped_layers_are_not_calibrated_and_means_count_where_nothing_absorbs
     x = layers.Dense(5, use_bias=False, name="bare")(x)
     x = layers.TimeDistributed(layers.Dense(3, name="inner"))(x)
     model = keras.Model(inputs, x)
-    known = calibrate(model, find_targets(model), RANDOM.standard_normal((8, 3, 4)))
+    known = calibrate(model, RANDOM.standard_normal((8, 3, 4))).known
     assert set(known) == {"normed", "bare"}
     assert known["normed"][1] is not None and known["bare"][1] is None
+    norm = model.layers[2]
+    norm.gamma.assign([2.0, 2.0, 2.0, 2.0, -1.0])
+    norm.moving_variance.assign([4.0, 1.0, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(output_scale(model.get_layer("normed")), [1, 2, 2, 2, 1], rtol=1e-3)
+    assert output_scale(model.get_layer("bare")) is None
     assert absorbs_mean(layers.Dense(2)) and not absorbs_mean(model.get_layer("bare"))
 
 
