@@ -120,12 +120,15 @@ class Study:
         """The largest rank, the same for all layers, that makes the model so many times smaller."""
         if ratio is None:
             return plan_compression(model, **self.plan)
-        chosen = None
-        for rank in range(1, 65):
+        fits, above = 1, 64
+        chosen = plan_compression(model, rank=fits, **self.plan)
+        while above - fits > 1:
+            rank = (fits + above) // 2
             plan = plan_compression(model, rank=rank, **self.plan)
-            if chosen is not None and plan.params > model.count_params() / ratio:
-                break
-            chosen = plan
+            if plan.params > model.count_params() / ratio:
+                above = rank
+            else:
+                fits, chosen = rank, plan
         return chosen
 
 
