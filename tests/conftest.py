@@ -1,8 +1,10 @@
-"""Settings for all tests: hypothesis draws the same examples in every run."""
+"""Settings for all tests: quick compilation, and the same examples of hypothesis in every run."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The JAX tests spend their time in compiling tiny operations.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 from hypothesis import HealthCheck, settings
 

@@ -84,6 +84,58 @@ def choose(options: list[list[Option]], budget: str, total: float) -> list[Optio
     return [layer[index] for layer, index in zip(options, allocation.choices, strict=True)]
 
 
+def fill(
+    chosen: list[Option], dense: list[Costs], budget: str, total: float, multiple: int
+) -> list[Option]:
+    """Spend what is left of a budget by raising single bonds, the worst layers first.
+
+    The knapsack meets a budget up to the gaps between options, which are large where layers are
+    few. A larger bond never makes an error larger. Predicted time does not rise in small steps, so
+    a budget of latency is left as it is.
+
+    Args:
+        chosen: one option for each layer.
+        dense: costs of each layer left dense, which no option reaches.
+        budget: name of the budget.
+        total: what these layers may cost together.
+        multiple: by which a bond is raised.
+    """
+    if budget == "latency":
+        return chosen
+    chosen = list(chosen)
+    left = total - sum(cost(option.costs, budget) for option in chosen)
+    stuck: set[int] = set()
+    while len(stuck) < len(chosen):
+        place = max(
+            (place for place in range(len(chosen)) if place not in stuck),
+            key=lambda place: chosen[place].error,
+        )
+        raised = _raised(chosen[place], dense[place], budget, left, multiple)
+        if raised is None:
+            stuck.add(place)
+            continue
+        left -= cost(raised.costs, budget) - cost(chosen[place].costs, budget)
+        chosen[place] = raised
+    return chosen
+
+
+def _raised(option: Option, dense: Costs, budget: str, left: float, multiple: int) -> Option | None:
+    """The option with one bond larger by one step: the cheapest that costs something and fits."""
+    if option.form is None:
+        return None
+    bonds = option.rank if isinstance(option.rank, tuple) else (option.rank,)
+    found = []
+    for place, bond in enumerate(bonds):
+        larger = (*bonds[:place], bond + multiple, *bonds[place + 1 :])
+        rank, network = option.form.network(larger if isinstance(option.rank, tuple) else larger[0])
+        costs = Costs.of(network, option.form.workload if budget == "flops" else None)
+        extra = cost(costs, budget) - cost(option.costs, budget)
+        smaller = costs.params < dense.params and cost(costs, budget) < cost(dense, budget)
+        if smaller and 0 < extra <= left:
+            found.append((extra, place, Option(option.form, rank, costs, option.error)))
+    return min(found, key=lambda item: item[:2])[2] if found else None
+
+
 def rounded(rank, multiple: int):
     """Ranks brought to the nearest multiple, at least one."""
     if multiple == 1:

@@ -120,7 +120,7 @@ class Selection:
         chosen = dict(
             zip(
                 (subject.path for subject in subjects),
-                budgets.choose(options, name, budget),
+                self._spend(subjects, options, name, budget),
                 strict=True,
             )
         )
@@ -136,6 +136,11 @@ class Selection:
                 self.notes[subject.path] = "the budget suffices to leave it dense"
             else:
                 self._keep(subject, candidate)
+
+    def _spend(self, subjects: list[Subject], options: list, name: str, budget: float) -> list:
+        chosen = budgets.choose(options, name, budget)
+        dense = [subject.dense for subject in subjects]
+        return budgets.fill(chosen, dense, name, budget, self.rule.multiple)
 
     def _left(self, subjects: list[Subject], shared: list[Subject], budget: float) -> float:
         """What the budget leaves for the layers that share it."""

@@ -81,16 +81,35 @@ def test_eps_bounds_each_error_and_ratio_each_share():
         assert choice.format is None or choice.params <= 0.3 * choice.dense_params
 
 
+def params_raised_by_one(model, plan):
+    """Model sizes with one bond raised by one, if its layer grows and stays below dense."""
+    for choice in plan:
+        bonds = choice.rank if isinstance(choice.rank, tuple) else (choice.rank,)
+        for place in range(len(bonds) if choice.format else 0):
+            larger = (*bonds[:place], bonds[place] + 1, *bonds[place + 1 :])
+            rank = larger if isinstance(choice.rank, tuple) else larger[0]
+            raised = compress_model(model, plan=plan.with_layer(choice.path, rank=rank))
+            if (
+                choice.params
+                < raised.get_layer(choice.path).network.num_params
+                < choice.dense_params
+            ):
+                yield raised.count_params()
+
+
 @pytest.mark.parametrize("format", ["tt", "cp", "tucker", "auto"])
 @pytest.mark.parametrize("budget", ["params", "flops"])
 def test_a_budget_is_met(format, budget):
     model = convnet()
     plan = plan_compression(model, format=format, **{budget: 0.6})
     if budget == "params":
-        assert 0.57 * plan.model_params <= plan.params <= 0.6 * plan.model_params
+        total = 0.6 * plan.model_params
+        assert plan.params <= total
+        # Within 1 %, or no bond can be raised: one step can be 2 % of this tiny model.
+        assert plan.params >= 0.99 * total or min(params_raised_by_one(model, plan)) > total
     if budget == "flops":
         before, after = plan.flops
-        assert after <= 0.6 * before
+        assert 0.58 * before <= after <= 0.6 * before
     assert any(choice.format for choice in plan)
 
 
@@ -107,13 +126,17 @@ def test_a_latency_budget_is_met_or_refused():
     x = layers.Conv2D(64, 3, padding="same", name="first")(inputs)
     model = keras.Model(inputs, layers.Conv2D(64, 3, padding="same", name="second")(x))
     plan = plan_compression(model, latency=0.8, exclude=())
-    seconds = [0.0, 0.0]
-    for choice, layer in zip(plan, compress_model(model, plan=plan).layers[1:], strict=True):
-        assert choice.format
-        workload = layer.workload((32, 32, 32, 64), merged=True)
-        for place, kind in enumerate(("reconstructed", "auto")):
-            seconds[place] += make_plan(layer.network, workload, kind).seconds
-    assert seconds[1] <= 0.8 * seconds[0]
+    assert any(choice.format for choice in plan)
+    # As the factorized layers themselves predict it, for the same batch.
+    everything = compress_model(model, rank=1, exclude=()).layers[1:]
+    before = after = 0.0
+    for dense, layer in zip(everything, compress_model(model, plan=plan).layers[1:], strict=True):
+        workload = dense.workload((32, 32, 32, 64), merged=True)
+        seconds = make_plan(dense.network, workload, "reconstructed").seconds
+        before += seconds
+        factorized = isinstance(layer, type(dense))
+        after += make_plan(layer.network, workload, "auto").seconds if factorized else seconds
+    assert after <= 0.8 * before
     with pytest.raises(ValueError, match=r"budget of `latency` is below"):
         plan_compression(convnet(), latency=0.6)
 

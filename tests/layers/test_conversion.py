@@ -71,7 +71,7 @@ def test_a_dense_layer_and_back(row):
         assert relative_error(array(back.kernel), array(layer.kernel)) == 0
 
 
-@pytest.mark.parametrize("row", table.rows("full rank"))
+@pytest.mark.parametrize("row", table.rows("conversion"))
 def test_from_layer_at_full_rank_keeps_the_outputs(row):
     dense, own = dense_twin(row, row.plain, **SETTINGS)
     layer = row.layer_class.from_layer(dense, rank=row.full_rank, **own)

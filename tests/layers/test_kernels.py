@@ -95,14 +95,16 @@ def test_initializers_that_fix_the_kernel_are_met_exactly(row):
         assert relative_error(kernel, np.full(shape, array(initializer((1,)))[0])) < 1e-5
 
 
-@pytest.mark.parametrize("row", table.rows("full rank"))
+@pytest.mark.parametrize("row", table.rows("initializers"))
 def test_drawn_kernels_are_met_at_full_rank(row):
-    for initializer in (
-        initializers.Orthogonal(seed=3),
-        initializers.RandomNormal(mean=1.0, seed=3),
-        initializers.RandomUniform(0.0, 1.0, seed=3),
-        lambda shape, dtype=None: ops.ones(shape, dtype) * 2.0,
-    ):
+    drawn = [initializers.Orthogonal(seed=3)]
+    if row is table.ROWS[0]:
+        drawn += [
+            initializers.RandomNormal(mean=1.0, seed=3),
+            initializers.RandomUniform(0.0, 1.0, seed=3),
+            lambda shape, dtype=None: ops.ones(shape, dtype) * 2.0,
+        ]
+    for initializer in drawn:
         layer = row.built(rank=row.full_rank, kernel_initializer=initializer)
         wanted = array(initializer(layer.modes.kernel_shape, dtype="float32"))
         assert relative_error(array(layer.kernel), wanted) < 1e-5

@@ -15,7 +15,7 @@ from tests.layers.support import BACKEND, TOLERANCE, array, predictions, slow_ke
 from tests.references import conv, dense, merge_labels, relative_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:Some ranks")
-EXAMPLES = 40 if BACKEND == "tensorflow" else 6
+EXAMPLES = 40 if BACKEND == "tensorflow" else 4
 FORMATS = st.sampled_from(sorted(formats.FORMATS))
 
 
