@@ -49,7 +49,7 @@ class Case:
         kind: "dense" or "conv".
         size: output features or filters.
         input_shape: with the batch.
-        rank: bond size.
+        rank: bond size, as the format spells it.
         kernel: kernel size of a convolution.
         strides: of a convolution.
     """
@@ -58,7 +58,7 @@ class Case:
     kind: str
     size: int
     input_shape: tuple[int, ...]
-    rank: int
+    rank: int | tuple[int, ...]
     kernel: int = 3
     strides: int = 1
 
@@ -66,11 +66,12 @@ class Case:
     def name(self) -> str:
         """For example `tr conv 3x3 64->64 32x32 /1 r4 b128`."""
         batch, *extents, channels = self.input_shape
+        rank = "x".join(map(str, self.rank)) if isinstance(self.rank, tuple) else self.rank
         if self.kind == "dense":
-            return f"{self.format} dense {channels}->{self.size} r{self.rank} b{batch}"
+            return f"{self.format} dense {channels}->{self.size} r{rank} b{batch}"
         return (
             f"{self.format} conv {self.kernel}x{self.kernel} {channels}->{self.size} "
-            f"{extents[0]}x{extents[1]} /{self.strides} r{self.rank} b{batch}"
+            f"{extents[0]}x{extents[1]} /{self.strides} r{rank} b{batch}"
         )
 
     def build(self, **options):
@@ -126,6 +127,12 @@ def grid() -> Iterator[Case]:
     for rank in (5, 20):
         for batch in (1, 128):
             yield Case("tr", "conv", 50, (batch, 14, 14, 20), rank, kernel=5)
+    for format, rank in (("cp", 16), ("cp", 64), ("tucker", 16), ("bt", (2, 8)), ("ht", 8)):
+        for batch in (1, 32, 128):
+            yield Case(format, "conv", 64, (batch, 32, 32, 64), rank)
+    for format, rank in (("cp", 32), ("tucker", 8), ("bt", (2, 4)), ("ht", 4)):
+        for batch in (1, 128):
+            yield Case(format, "dense", 4096, (batch, 1024), rank)
 
 
 def dense_flops(case: Case) -> int:

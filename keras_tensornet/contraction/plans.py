@@ -258,4 +258,4 @@ def _approximate(context: StageContext, absorbed: int, group: int) -> float:
     taps = context.planner.count(spatial)
     ops = stage_ops(context, absorbed, group)
     seconds = min(predict(op, context.machine, rows, taps, *sizes) for op in ops)
-    return context.total(seconds + context.merge_seconds(group))
+    return seconds + context.merge_seconds(group)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from keras_tensornet import validation
-from keras_tensornet.contraction.cost import TRAINING_FACTOR, Machine
+from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.merging import MergePlan, kernel_plan, merge_plan
 from keras_tensornet.contraction.orders import merge_order
 from keras_tensornet.contraction.stages import Workload
@@ -130,13 +130,13 @@ def row_plan(
     known, unknown = _contraction(network, max(2, workload.rows))
     table = kernel_plan(network)
     width = network.count(network.out_labels)
-    factor = TRAINING_FACTOR if workload.training else 1.0
+    machine = machine.training() if workload.training else machine
     picked = sum(machine.move(workload.rows * gather.slice_size) for gather in gathers)
     merging = 0.0 if workload.merged else _seconds(table, machine)
     costs = {
-        "factorized": (factor * (picked + _seconds(known, machine)), known.flops),
+        "factorized": (picked + _seconds(known, machine), known.flops),
         "reconstructed": (
-            factor * (merging + machine.move(workload.rows * width)),
+            merging + machine.move(workload.rows * width),
             0 if workload.merged else table.flops,
         ),
     }
@@ -223,5 +223,4 @@ def _flat_result(plan: MergePlan, network: Network) -> MergePlan:
 
 
 def _seconds(plan: MergePlan, machine: Machine) -> float:
-    calls = 3 * machine.call * max(0, len(plan.steps) - 1)
-    return machine.merge_step(plan.flops, plan.moved_elements) + calls
+    return machine.merge_step(plan.flops, plan.moved_elements, max(1, len(plan.steps)))

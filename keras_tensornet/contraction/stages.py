@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from keras_tensornet.contraction.cost import TRAINING_FACTOR, Machine
+from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.merging import MergePlan, merge_plan
 from keras_tensornet.contraction.orders import MergePlanner, positions_in
 from keras_tensornet.contraction.pairwise import Labels
@@ -94,10 +94,10 @@ class StageContext:
     def __init__(self, network: Network, workload: Workload, machine: Machine):
         self.network = network
         self.workload = workload
-        self.machine = machine
+        self.machine = machine.training() if workload.training else machine
         self.size = network.size
         self.axes_of = _active_axes(network, workload)
-        self.planner = MergePlanner(network, machine, frozenset(self.axes_of))
+        self.planner = MergePlanner(network, self.machine, frozenset(self.axes_of))
         self.inputs = frozenset(self.start())
         self.outputs = frozenset(self.finish())
 
@@ -139,10 +139,6 @@ class StageContext:
     def merge_seconds(self, cores: int) -> float:
         """Seconds of merging a set of cores; none where that is done beforehand."""
         return 0.0 if self.workload.merged else self.planner.seconds(cores)
-
-    def total(self, seconds: float) -> float:
-        """Forward seconds, or those of forward and backward passes when training."""
-        return seconds * TRAINING_FACTOR if self.workload.training else seconds
 
     def _wide(self, labels: Iterable[str]) -> Labels:
         return tuple(label for label in labels if self.size[label] > 1)
@@ -189,7 +185,7 @@ def make_stage(
     seconds = predict(op, context.machine, rows, taps, *sizes)
     if (*carried, *shared, *contracted) != before:
         seconds += context.machine.move(rows[0] * math.prod(sizes[:3]))
-    seconds = context.total(seconds + context.merge_seconds(group))
+    seconds += context.merge_seconds(group)
     positions = min(rows) if context.workload.transposed else rows[1]
     return Stage(
         cores=positions_in(group),
