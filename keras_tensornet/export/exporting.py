@@ -100,9 +100,10 @@ def export_model(
         path: of the file or, for a SavedModel, the folder. LiteRT files end in ".tflite", the
             others in ".onnx" and ".keras".
         format: "tf_saved_model", "litert", "onnx" or "keras".
-        as_: "factorized" ships the cores, merged in every call as the plan for `batch_size` says;
-            "dense" ships merged kernels in plain layers; "stock" ships each layer as its chain of
-            stock layers; "auto" chooses between the first two, see `choose_form`.
+        as_: "factorized" ships each layer frozen in its fastest plan for `batch_size`, which may be
+            the dense one (a `.keras` file keeps the cores); "dense" ships merged kernels in plain
+            layers; "stock" ships each layer as its chain of stock layers; "auto" chooses between
+            the first two, see `choose_form`.
         quantize: for LiteRT "float16" (weights) or "int8" (weights, and activations if there is
             `calibration_data`); for Keras "int8" (`model.quantize`; not factorized).
         batch_size: that will be served: plans are made and latency is measured for it. The exported
@@ -129,7 +130,7 @@ def export_model(
     _check_arguments(model, path, format, as_, quantize, endpoints, overwrite)
     path = Path(path)
     validation.positive_int("batch_size", batch_size)
-    form = forms.choose_form(model, format, batch_size) if as_ == forms.AUTO else as_
+    form = forms.choose_form(model, format) if as_ == forms.AUTO else as_
     if quantize and format == "keras" and form == "factorized":
         raise ValueError(
             "Keras cannot quantize cores. Received: format='keras', as_='factorized', "

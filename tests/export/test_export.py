@@ -160,35 +160,36 @@ def test_a_factorized_keras_file_says_that_it_needs_the_package(tmp_path):
 # ---------------------------------------------------------- forms and plans
 
 
-def test_auto_ships_cores_where_they_cost_no_time_and_merged_kernels_otherwise():
-    low, high = (
-        keras.Sequential([keras.Input((1250,)), layers.TRDense(320, rank=rank)]) for rank in (2, 20)
-    )
-    assert export.choose_form(low, batch_size=128) == "factorized"
-    assert export.choose_form(high, batch_size=128) == "dense"
-    assert export.choose_form(high, "litert", batch_size=128) == "factorized"
-    assert export.choose_form(low, "keras") == "dense"
+def test_auto_ships_frozen_plans_but_dense_layers_in_keras_files():
+    ring = keras.Sequential([keras.Input((1250,)), layers.TRDense(320, rank=20)])
+    assert {format: export.choose_form(ring, format) for format in export.exporting.FORMATS} == {
+        "tf_saved_model": "factorized",
+        "litert": "factorized",
+        "onnx": "factorized",
+        "keras": "dense",
+    }
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     assert export.choose_form(plain) == "dense"
+    frozen = forms.in_form(ring, "factorized", 128)
+    assert frozen.layers[0].plan.implementation == "reconstructed"  # closing it costs too much
+    assert frozen.layers[0].frozen and not ring.layers[0].frozen
 
 
 def test_factorized_form_is_planned_for_the_serving_batch():
-    inputs = keras.Input((64,))
-    model = keras.Model(inputs, layers.TRDense(64, rank=5, name="fc")(inputs))
+    inputs = keras.Input((256,))
+    model = keras.Model(inputs, layers.TRDense(256, rank=4, name="fc")(inputs))
     chains = set()
-    for batch in (1, 512):
+    for batch in (1, 1024):
         shipped = forms.in_form(model, "factorized", batch).get_layer("fc")
-        wanted = model.get_layer("fc").plan_for(batch, input_shape=(batch, 64)).describe()
-        assert shipped.implementation["inference"] == wanted
-        assert shipped.plan_for(None).describe() == wanted
-        chains.add(wanted)
+        assert shipped.plan == model.get_layer("fc").plan_for(batch, merged=True)
+        chains.add(shipped.plan.describe())
     assert len(chains) == 2, "the law needs a layer whose best plan depends on the batch"
-    assert model.get_layer("fc").implementation == "auto"
+    assert forms.in_form(model, "factorized", 1, "keras") is model
 
 
 def test_dense_form_has_no_layer_of_this_package_and_equal_outputs():
     model = one_of_each()
-    dense = forms.dense_model(model)
+    dense = forms.in_form(model, "dense", 1)
     assert not factorized_layers(dense) and not forms.needs_package(dense)
     for old, new in zip(model(X), dense(X), strict=True):
         np.testing.assert_allclose(old, new, atol=1e-4)
