@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import common
@@ -28,6 +28,9 @@ import keras
 import numpy as np
 
 from keras_tensornet import layers, models
+from keras_tensornet.export import export_model
+from keras_tensornet.export.exporting import SUFFIXES
+from keras_tensornet.tbasis import tbasis_model
 
 COLUMNS = ("case", "params", "dense_ms", "ratio")
 BATCHES = 8
@@ -62,6 +65,17 @@ def _model(build: Callable, name: str, rank: int | None, **options) -> keras.Mod
     return build(**factories)
 
 
+def resnet32_tbasis() -> keras.Model:
+    """ResNet-32 with one shared basis of 16 tensors of rank 16."""
+    return tbasis_model(resnet32(), size=16, rank=16, seed=0)
+
+
+def lstm(shape: tuple[int, int], units: int, rank: int | None = None) -> keras.Model:
+    """A classifier of sequences: an LSTM, dense or with its input kernel as a tensor train."""
+    recurrent = keras.layers.LSTM(units) if rank is None else layers.TTLSTM(units, rank)
+    return keras.Sequential([keras.Input(shape), recurrent, keras.layers.Dense(10)])
+
+
 MODELS = {
     "lenet5 dense": lenet5,
     "lenet5 r5": functools.partial(lenet5, 5),
@@ -71,7 +85,22 @@ MODELS = {
     "resnet32 r2": functools.partial(resnet32, 2),
     "resnet32 r6": functools.partial(resnet32, 6),
     "resnet32 r10": functools.partial(resnet32, 10),
+    "resnet32 T-Basis 16,16": resnet32_tbasis,
+    "row lstm dense": functools.partial(lstm, (28, 28), 128),
+    "row lstm tt r4": functools.partial(lstm, (28, 28), 128, 4),
+    "video lstm dense": functools.partial(lstm, (6, 57600), 256),
+    "video lstm tt r4": functools.partial(lstm, (6, 57600), 256, 4),
 }
+# What is trained in turns; the first of each group is the dense twin.
+TRAINED = (
+    ("lenet5 dense", "lenet5 r5", "lenet5 r10", "lenet5 r20"),
+    ("resnet32 dense", "resnet32 r2", "resnet32 r6", "resnet32 r10"),
+    ("resnet32 dense", "resnet32 T-Basis 16,16"),
+    ("row lstm dense", "row lstm tt r4"),
+    ("video lstm dense", "video lstm tt r4"),
+)
+EXPORTED = TRAINED[:2]
+BATCH_SIZES = {"video lstm dense": 16, "video lstm tt r4": 16}
 
 
 def trainer(model: keras.Model, batch_size: int = 128) -> Callable[[], object]:
@@ -84,10 +113,11 @@ def trainer(model: keras.Model, batch_size: int = 128) -> Callable[[], object]:
     return lambda: model.fit(images, labels, batch_size=batch_size, verbose=0)
 
 
-def training_rows(names: list[str], seconds: float) -> list[dict]:
+def training_rows(names: Sequence[str], seconds: float) -> list[dict]:
     """Milliseconds of a training step, and its ratio to the dense twin's."""
     built = [MODELS[name]() for name in names]
-    times = common.medians([trainer(model) for model in built], seconds)
+    sizes = [BATCH_SIZES.get(name, 128) for name in names]
+    times = common.medians([trainer(*pair) for pair in zip(built, sizes, strict=True)], seconds)
     return [
         {
             "case": f"{name} training step",
@@ -99,30 +129,56 @@ def training_rows(names: list[str], seconds: float) -> list[dict]:
     ]
 
 
-def export_rows(names: list[str], seconds: float) -> list[dict]:
-    """Latency of the exported files of frozen models, in turns with the dense twin's."""
-    import tensorflow as tf
-
-    from keras_tensornet import freeze
-
+def export_rows(names: Sequence[str], seconds: float) -> list[dict]:
+    """Latency of the exported files, in turns with the dense twin's."""
     rows = []
     for batch in (1, 128):
-        functions = []
-        with tempfile.TemporaryDirectory() as folder:
-            for number, name in enumerate(names):
-                model = freeze(MODELS[name](), batch)
-                path = str(Path(folder) / str(number))
-                model.export(path, verbose=False)
-                shape = (batch, *model.input_shape[1:])
-                images = tf.constant(np.random.default_rng(0).normal(size=shape), "float32")
-                served = tf.saved_model.load(path)
-                functions.append(lambda served=served, images=images: served.serve(images))
-            times = common.medians(functions, seconds)
-        rows += [
-            {"case": f"{name} SavedModel b{batch}", "dense_ms": times[0], "ratio": t / times[0]}
-            for name, t in zip(names[1:], times[1:], strict=True)
-        ]
+        for format, loaded in (("tf_saved_model", _saved_model), ("litert", _litert)):
+            with tempfile.TemporaryDirectory() as folder:
+                functions = []
+                for number, name in enumerate(names):
+                    model = MODELS[name]()
+                    path = Path(folder, str(number)).with_suffix(SUFFIXES.get(format, ""))
+                    export_model(model, path, format, batch_size=batch, verify=False)
+                    shape = (batch, *model.input_shape[1:])
+                    images = np.random.default_rng(0).normal(size=shape).astype("float32")
+                    functions.append(loaded(path, images))
+                times = common.medians(functions, seconds)
+            rows += [
+                {"case": f"{name} {format} b{batch}", "dense_ms": times[0], "ratio": t / times[0]}
+                for name, t in zip(names[1:], times[1:], strict=True)
+            ]
     return rows
+
+
+def _saved_model(path: Path, images: np.ndarray) -> Callable[[], object]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    serve, images = loaded.signatures["serving_default"], tf.constant(images)
+    (name,) = serve.structured_input_signature[1]
+
+    def run():
+        result = serve(**{name: images})
+        tf.test.experimental.sync_devices()
+        return result, loaded  # the signature does not keep its model alive
+
+    return run
+
+
+def _litert(path: Path, images: np.ndarray) -> Callable[[], object]:
+    import tensorflow as tf
+
+    interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+    (given,) = interpreter.get_input_details()
+    interpreter.resize_tensor_input(given["index"], images.shape)
+    interpreter.allocate_tensors()
+
+    def run():
+        interpreter.set_tensor(given["index"], images)
+        interpreter.invoke()
+
+    return run
 
 
 def building_rows(repeats: int) -> list[dict]:
@@ -146,7 +202,7 @@ def memory_rows() -> list[dict]:
     """Peak memory of training, above that of the imports, as ratios to dense."""
     idle = _in_process("memory", "")["peak_mb"]
     rows = []
-    for names in (list(MODELS)[:4], list(MODELS)[4:]):
+    for names in TRAINED[:2]:
         peaks = [_in_process("memory", name)["peak_mb"] - idle for name in names]
         rows += [
             {"case": f"{name} peak memory", "dense_mb": peaks[0], "ratio": peak / peaks[0]}
@@ -191,13 +247,17 @@ def _child(task: str, name: str) -> dict:
 def main() -> None:
     """Measure, print and write the results."""
     arguments = common.parse(__doc__)
-    names = list(MODELS)
-    groups = [names[:2]] if arguments.smoke else [names[:4], names[4:]]
-    repeats = 1 if arguments.smoke else 5
+    groups, repeats = TRAINED, 5
+    if arguments.smoke:
+        groups, repeats = [TRAINED[0][:2]], 1
     rows = []
     for group in groups:
+        if arguments.only not in " ".join(group):
+            continue
         rows += training_rows(group, 4 * arguments.seconds)
-        rows += export_rows(group, arguments.seconds)
+        if arguments.smoke or group in EXPORTED:
+            rows += export_rows(group, arguments.seconds)
+        print(common.show(rows, COLUMNS), flush=True)
     rows.append(import_row(repeats))
     if not arguments.smoke:
         rows += building_rows(repeats) + memory_rows()
