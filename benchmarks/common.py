@@ -30,12 +30,16 @@ def parse(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def medians(functions: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+def medians(
+    functions: Sequence[Callable[[], object]], seconds: float, lead: int = 0
+) -> list[float]:
     """Median milliseconds of each function, measured in turns after two calls to warm up.
 
     Args:
         functions: to compare.
         seconds: that are spent on each, and at least seven calls.
+        lead: calls before each measured one. Two libraries in one process disturb each other:
+            threads of the one still wait busily when the other begins.
     """
     for function in functions:
         function()
@@ -44,6 +48,8 @@ def medians(functions: Sequence[Callable[[], object]], seconds: float) -> list[f
     deadline = time.perf_counter() + seconds * len(functions)
     while time.perf_counter() < deadline or len(times[0]) < 7:
         for function, taken in zip(functions, times, strict=True):
+            for _ in range(lead):
+                function()
             start = time.perf_counter()
             function()
             taken.append(time.perf_counter() - start)

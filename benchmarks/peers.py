@@ -121,7 +121,7 @@ def measure(case: tuple, peer: str, seconds: float) -> dict:
     """One row, all four functions in turns."""
     name, layer, shape, module, peer_shape = case
     functions = [*ours(layer, shape), *theirs(module, peer_shape)]
-    forward, step, peer_forward, peer_step = common.medians(functions, seconds)
+    forward, step, peer_forward, peer_step = common.medians(functions, seconds, lead=2)
     return {
         "case": name,
         "peer": peer,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from dataclasses import dataclass
 from itertools import product
@@ -170,6 +171,7 @@ def main() -> None:
         x, y = random.standard_normal((64, 32, 32, 3)).astype("float32"), random.integers(0, 10, 64)
         data = datasets.ImageData(x, y, x, y, 10, "noise")
         arguments.formats, arguments.sizes = arguments.formats[:1], arguments.sizes[:1]
+        arguments.results = Path(tempfile.mkdtemp()) / "results.json"
     elif arguments.model is None:
         parser.error("give --model, a trained .keras file, or --smoke")
     else:

@@ -7,6 +7,7 @@ precision) and cast once, after merging.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import keras
@@ -207,7 +208,24 @@ def decompose_kernel(
     format = format_of(network)
     tensor = tensorize_kernel(kernel, network, modes)
     how = threshold or {"ranks": True}
-    return [np.asarray(core) for core in format.decompose(tensor, network, **how)]
+    return equalised(format.decompose(tensor, network, **how))
+
+
+def equalised(cores) -> list[np.ndarray]:
+    """The same merged kernel from cores whose entries have one root mean square.
+
+    Decompositions leave orthonormal cores beside one that holds all of the norm. Gradients of the
+    small cores are then larger than those of the large one by the square of their ratio, and
+    training diverges at rates that suit the dense layer. Cores drawn by an initializer are alike.
+    """
+    cores = [np.asarray(core) for core in cores]
+    sizes = [float(np.sqrt(np.mean(np.square(core, dtype="float64")))) for core in cores]
+    if not all(sizes):
+        return cores
+    common = math.exp(sum(map(math.log, sizes)) / len(sizes))
+    return [
+        (core * (common / size)).astype(core.dtype) for core, size in zip(cores, sizes, strict=True)
+    ]
 
 
 def format_of(network: Network) -> Format:

@@ -42,8 +42,6 @@ LAWS = {
 # What these laws speak of is written once for all formats and once for all kinds, so they run on
 # every format in one kind, and on one format in every kind; the others run on the whole table.
 CROSS_LAWS = (
-    "kernel",
-    "variance",
     "initializers",
     "gradients",
     "saving",

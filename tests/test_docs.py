@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import formats_table
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
@@ -43,3 +45,8 @@ def test_links_between_files_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         if "://" not in target and not target.startswith("mailto:"):
             assert (page.parent / target).exists(), f"{name_of(page)} links to {target}"
+
+
+def test_the_table_of_laws_is_the_one_that_is_tested():
+    page = (DOCS / "laws.md").read_text(encoding="utf-8")
+    assert formats_table.markdown() in page, "python -m tests.formats_table prints the new table"

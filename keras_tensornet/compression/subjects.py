@@ -25,7 +25,12 @@ from keras_tensornet.compression.weighted import (
 )
 from keras_tensornet.contraction import Workload, kernel_plan, to_keras_layout
 from keras_tensornet.formats import Rank
-from keras_tensornet.kernels import decompose_kernel, network_of_cores, relative_error
+from keras_tensornet.kernels import (
+    decompose_kernel,
+    equalised,
+    network_of_cores,
+    relative_error,
+)
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network, largest_useful_ranks
 
@@ -190,9 +195,10 @@ class Subject:
             warnings.simplefilter("ignore", UserWarning)
             if self.metric is None:
                 return decompose_kernel(self.kernel, network, form.modes, **threshold)
-            return weighted_decomposition(
+            cores = weighted_decomposition(
                 self.kernel, network, form.modes, self.metric, sweeps, **threshold
             )
+            return equalised(cores)
 
     def _error(self, form: Form, network: Network, cores: list) -> float:
         if self.metric is not None:

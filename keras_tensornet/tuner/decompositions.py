@@ -19,7 +19,13 @@ import numpy as np
 from keras_tensornet import formats
 from keras_tensornet.compression.targets import Target, factorized_layer, kernel_array
 from keras_tensornet.decompositions.svd import rank_for_energy
-from keras_tensornet.kernels import decompose_kernel, network_of_cores
+from keras_tensornet.kernels import (
+    decompose_kernel,
+    equalised,
+    format_of,
+    network_of_cores,
+    tensorize_kernel,
+)
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network, largest_useful_ranks
 
@@ -122,7 +128,7 @@ class Decompositions:
             core[tuple(slice(extent) for extent in wanted_shape)]
             for core, wanted_shape in zip(exact.cores, network.core_shapes, strict=True)
         ]
-        return entry.rank_argument(network), cores
+        return entry.rank_argument(network), equalised(cores)
 
 
 def _entries(decompositions: Iterable[tuple]) -> int:
@@ -131,7 +137,10 @@ def _entries(decompositions: Iterable[tuple]) -> int:
 
 def exact_train(kernel: np.ndarray, shape: Shape) -> Exact:
     """The exact TT-SVD of a kernel, and the singular values of the unfolding at each inner bond."""
-    cores = decompose_kernel(kernel, shape.network, shape.modes, eps=0.0)
+    network = shape.network
+    # Not `decompose_kernel`, which scales the cores.
+    tensor = tensorize_kernel(kernel, network, shape.modes)
+    cores = format_of(network).decompose(tensor, network, eps=0.0)
     # Cores to the left of a bond are orthonormal, so what follows it has the Gram matrix diag(s^2).
     gram, values = np.ones((1, 1)), []
     for core in reversed(cores[1:]):

@@ -71,6 +71,15 @@ def test_a_dense_layer_and_back(row):
         assert relative_error(array(back.kernel), array(layer.kernel)) == 0
 
 
+@pytest.mark.parametrize("row", table.rows("full rank"))
+def test_cores_of_a_decomposition_are_of_one_size(row):
+    layer = row.built()
+    layer.assign_kernel(100.0 * array(layer.kernel))
+    sizes = [np.sqrt(np.mean(array(core) ** 2)) for core in layer.cores]
+    # CP's factors are of one norm, column by column, before all entries are.
+    assert max(sizes) < 1.001 * min(sizes)
+
+
 @pytest.mark.parametrize("row", table.rows("conversion"))
 def test_from_layer_at_full_rank_keeps_the_outputs(row):
     dense, own = dense_twin(row, row.plain, **SETTINGS)
