@@ -17,7 +17,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -84,14 +83,14 @@ def speed_row(name: str) -> dict:
     else:
         model = keras.applications.ResNet50(weights=None, classes=1000)
     size = 4 * model.count_params() / 2**20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = common.peak_memory_mb()
     start = time.perf_counter()
     small = compress_model(model, format="tt", energy=ENERGY)
     return {
         "case": f"{name}, tt, energy {ENERGY}",
         "seconds": time.perf_counter() - start,
         "model_mb": size,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before,
+        "peak_mb": common.peak_memory_mb() - before,
         "params": model.count_params(),
         "compressed": small.count_params(),
     }

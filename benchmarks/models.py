@@ -237,13 +237,11 @@ def _child(task: str, name: str) -> dict:
         built = time.perf_counter()
         trainer(model)()
         return {"build": built - start, "first_step": time.perf_counter() - built}
-    import resource
-
     if name:
         train = trainer(MODELS[name]())
         train()
         train()
-    return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"peak_mb": common.peak_memory_mb()}
 
 
 def main() -> None:
