@@ -26,6 +26,9 @@ from keras_tensornet.contraction.stages import Stage, StageContext, stage_ops
 from keras_tensornet.layers import FactorizedDense
 from keras_tensornet.layers.conv import FactorizedConv
 
+# LiteRT transposes so many axes at most, the batch among them.
+MOST_AXES = 6
+
 
 def stock_chain(layer) -> list[keras.layers.Layer] | None:
     """Built stock layers that do together what a factorized layer does.
@@ -148,9 +151,18 @@ class _Chain:
     def _reorder(self, lead: list, present: Labels, wanted: Labels) -> list:
         if present == wanted:
             return []
-        sizes = [self.size[label] for label in present]
+        runs = _runs(present, wanted)
+        if len(runs) > MOST_AXES - 1 - len(lead) and len(runs) > 4:
+            # Too many axes for one: bring the first label that is not in its place there.
+            place = next(k for k, label in enumerate(wanted) if label != present[k])
+            (run,) = (run for run in runs if run[0] == wanted[place])
+            others = tuple(label for label in present[place:] if label not in run)
+            nearer = (*present[:place], *run, *others)
+            return [*self._reorder(lead, present, nearer), *self._reorder(lead, nearer, wanted)]
+        sizes = [math.prod(self.size[label] for label in run) for run in runs]
+        order = sorted(range(len(runs)), key=lambda place: wanted.index(runs[place][0]))
         start = len(lead) + 1
-        axes = [*range(1, start), *(start + present.index(label) for label in wanted)]
+        axes = [*range(1, start), *(start + place for place in order)]
         return [
             layers.Reshape((*lead, *sizes), **self.common()),
             layers.Permute(tuple(axes), **self.common()),
@@ -217,19 +229,36 @@ class _DenseChain(_Chain):
         inner, sizes = "s" if step.shared > 1 else "", [spelled[letter] for letter in kept]
         split = layers.Reshape((*lead, *sizes, step.contracted), **self.common())
         join = layers.Reshape((*lead, math.prod(sizes) * step.new), **self.common())
+        # No axis for a single new channel either: LiteRT's converter loses count of its bias.
+        new, shape = ("n", (*sizes, step.new)) if step.new > 1 or not kept else ("", tuple(sizes))
         product = layers.EinsumDense(
-            f"...{kept}k,{inner}kn->...{kept}n",
-            (*sizes, step.new),  # without the axes that `...` stands for
-            bias_axes=f"{kept}n" if bias else None,
+            f"...{kept}k,{inner}k{new}->...{kept}{new}",
+            shape,  # without the axes that `...` stands for
+            bias_axes=f"{kept}{new}" if bias else None,
             **self.common(),
         )
         kernel = kernel if inner else kernel[0]
-        weights = [kernel, *(values.reshape(*sizes, step.new) for values in bias)]
+        weights = [kernel if new else kernel[..., 0], *(values.reshape(shape) for values in bias)]
         parts = [(split, []), (product, weights), (join, [])]
         if last.get("activation") not in (None, keras.activations.linear):
             # Softmax is over all units, so it comes once they are on one axis again.
             parts.append((layers.Activation(last["activation"], **self.common()), []))
         return parts
+
+
+def _runs(present: Labels, wanted: Labels) -> list[Labels]:
+    """`present` cut into the longest runs of labels that follow each other in `wanted` as well.
+
+    >>> _runs(("a", "b", "c", "d"), ("d", "b", "c", "a"))
+    [('a',), ('b', 'c'), ('d',)]
+    """
+    runs: list[Labels] = []
+    for label in present:
+        if runs and wanted.index(label) == wanted.index(runs[-1][-1]) + 1:
+            runs[-1] = (*runs[-1], label)
+        else:
+            runs.append((label,))
+    return runs
 
 
 def _where(inside: set[int], values: tuple[int, ...]) -> tuple[int, ...]:

@@ -82,7 +82,23 @@ def write_litert(model, path: Path, quantize: str | None, calibration) -> None:
 
 
 def write_onnx(model, path: Path) -> None:
-    """An ONNX file, batch size open."""
+    """An ONNX file, batch size open.
+
+    Raises:
+        ValueError: if Keras' own grouped convolutions are in it.
+    """
+    kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    grouped = [
+        layer.name
+        for layer in model._flatten_layers()
+        if isinstance(layer, kinds) and layer.groups > 1
+    ]
+    if grouped:
+        raise ValueError(
+            "Keras compiles grouped convolutions on CPU, and what is compiled cannot be written as "
+            f"ONNX. Received: layers {', '.join(grouped)}. Use as_='factorized' or 'dense' for "
+            "factorized layers, or another format."
+        )
     model.export(str(path), format="onnx", verbose=False, input_signature=_as_given(model))
 
 

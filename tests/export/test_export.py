@@ -60,12 +60,11 @@ def small():
         ("litert", "factorized"),
         pytest.param("onnx", "factorized", marks=needs_onnx),
         ("tf_saved_model", "stock"),
+        ("litert", "stock"),
         ("keras", "dense"),
     ],
 )
 def test_every_format_runs_alone(format, form, tmp_path):
-    if form == "stock" and not hasattr(compression, "to_stock_model"):
-        pytest.skip("there is no to_stock_model")
     model = one_of_each()
     before = model.get_weights()
     path = tmp_path / f"model{exporting.SUFFIXES.get(format, '')}"
@@ -134,6 +133,29 @@ def test_quantized_litert_is_smaller_and_close(quantize, tmp_path):
         sizes[how] = report.size
     assert sizes[quantize] < 0.6 * sizes[None]
     assert 0 < report.difference < exporting.TOLERANCE[quantize] * report.scale
+
+
+@needs_onnx
+def test_onnx_refuses_grouped_convolutions(tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=2)])
+    with pytest.raises(ValueError, match="Keras compiles grouped convolutions.*conv2d"):
+        export.export_model(model, tmp_path / "m.onnx", "onnx")
+    assert not os.listdir(tmp_path)
+
+
+def test_stock_chains_keep_to_what_litert_transposes(tmp_path):
+    # Many small modes: transpositions of up to nine axes, biases on their own.
+    inputs = keras.Input((64,))
+    modes = {"in_modes": (4, 4, 4), "out_modes": (4, 4, 4)}
+    outputs = [
+        layers.FactorizedDense(64, 2, format=name, bias_initializer="normal", **modes)(inputs)
+        for name in FORMATS
+    ]
+    model = keras.Model(inputs, outputs)
+    stock = compression.to_stock_model(model)
+    assert any(isinstance(layer, keras.layers.EinsumDense) for layer in stock.layers)
+    report = export.export_model(model, tmp_path / "m.tflite", "litert", "stock")
+    assert report.difference <= 1e-4 * report.scale
 
 
 def test_quantized_keras_file(tmp_path):
