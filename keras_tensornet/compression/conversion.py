@@ -31,8 +31,8 @@ def to_stock_model(model: keras.Model) -> keras.Model:
     """Return a new model in which every factorized layer is a chain of stock Keras layers.
 
     The given model stays as it was. The last layer of a chain has the factorized layer's name, bias
-    and activation, so `get_layer(name).output` is what it was; the others are called `name_0`,
-    `name_1` and so on. Outputs agree up to rounding.
+    and activation, so `get_layer(name).output` is what it was; the others are called `name_part0`,
+    `name_part1` and so on. Outputs agree up to rounding.
 
     The chain is the one with the fewest parameters among those that stock layers can express. Where
     that saves nothing over the merged kernel, or there is none (a kernel constraint, padded modes,

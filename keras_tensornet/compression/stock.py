@@ -124,7 +124,7 @@ class _Chain:
                 shape = part.compute_output_shape(shape)
                 made.append(part)
         for number, part in enumerate(made[:-1]):
-            part.name = f"{self.layer.name}_{number}"
+            part.name = f"{self.layer.name}_part{number}"
         made[-1].name = self.layer.name
         return made
 

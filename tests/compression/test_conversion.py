@@ -93,7 +93,7 @@ def test_tt_becomes_the_four_convolutions_of_the_paper():
     made = to_stock_model(model).layers
     assert [type(one) for one in made] == [layers.Conv2D] * 4
     assert [one.kernel_size for one in made] == [(1, 1), (3, 1), (1, 3), (1, 1)]
-    assert [one.name for one in made] == ["conv_0", "conv_1", "conv_2", "conv"]
+    assert [one.name for one in made] == ["conv_part0", "conv_part1", "conv_part2", "conv"]
     assert [one.use_bias for one in made] == [False, False, False, True]
 
 
