@@ -67,7 +67,7 @@ class BondGroupLasso(keras.regularizers.Regularizer):
         TypeError: if `strength` is no number, or the regularizer is given to a layer without bonds.
         ValueError: if `strength` is negative.
 
-    Example:
+    Examples:
 
     >>> from keras_tensornet.layers import TRDense
     >>> layer = TRDense(8, rank=3, kernel_regularizer=BondGroupLasso(1e-3))

@@ -60,7 +60,7 @@ def compress_model(
         TypeError: for a subclassed model; the message says what to do instead.
         ValueError: for wrong arguments, or a plan that does not fit the model.
 
-    Example:
+    Examples:
 
     >>> inputs = keras.Input((8, 8, 3))
     >>> x = keras.layers.Conv2D(16, 3, name="first")(inputs)

@@ -38,7 +38,7 @@ def block_term(tensor, ranks, num_blocks, axes=None, *, num_iter=50, tol=1e-6, p
         ValueError: for ranks or blocks below 1, NaN, no axes.
         TypeError: for a tensor that is not real, ranks that are not ints.
 
-    Example:
+    Examples:
         >>> parts = block_term(np.ones((4, 5, 6)), ranks=(2, 3, 2), num_blocks=2)
         >>> [part.shape for part in parts]
         [(2, 2, 3, 2), (2, 4, 2), (2, 5, 3), (2, 6, 2)]

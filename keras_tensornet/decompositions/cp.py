@@ -54,7 +54,7 @@ def cp_als(
         ValueError: for no rule or several, a rule out of its range, NaN, no axes.
         TypeError: for a tensor that is not real, a rank that is not an int.
 
-    Example:
+    Examples:
         >>> [factor.shape for factor in cp_als(np.ones((3, 4, 5)), rank=2)]
         [(3, 2), (4, 2), (5, 2)]
     """

@@ -32,7 +32,7 @@ def tr_als(tensor, ranks, *, num_iter=50, tol=1e-6, seed=0):
     Raises:
         ValueError, TypeError: as `tr_svd`.
 
-    Example:
+    Examples:
         >>> [core.shape for core in tr_als(np.ones((4, 5, 6)), ranks=(2, 1, 3))]
         [(2, 4, 1), (1, 5, 3), (3, 6, 2)]
     """

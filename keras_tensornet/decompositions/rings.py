@@ -41,7 +41,7 @@ def tr_svd(tensor, ranks=None, eps=None, energy=None, *, shift=None, seed=0):
         ValueError: for no rule or several, a rule out of its range, NaN, no axes, a bad shift.
         TypeError: for a tensor that is not real, ranks that are not ints.
 
-    Example:
+    Examples:
         >>> cores = tr_svd(np.ones((4, 5, 6)), ranks=(2, 1, 3))
         >>> [core.shape for core in cores]
         [(2, 4, 1), (1, 5, 3), (3, 6, 2)]

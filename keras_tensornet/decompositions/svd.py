@@ -46,7 +46,7 @@ def truncated_svd(matrix, rank=None, delta=None, energy=None, *, randomized=None
         ValueError: unless exactly one of `rank`, `delta`, `energy` is given, or if `matrix` does
             not have two axes.
 
-    Example:
+    Examples:
         >>> left, values, right = truncated_svd([[3.0, 0.0], [0.0, 4.0]], rank=1)
         >>> values
         array([4.])

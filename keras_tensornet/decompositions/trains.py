@@ -38,7 +38,7 @@ def tt_svd(tensor, ranks=None, eps=None, energy=None, *, pad=False, seed=0):
         ValueError: for no rule or several, a rule out of its range, NaN, no axes.
         TypeError: for a tensor that is not real, ranks that are not ints.
 
-    Example:
+    Examples:
         >>> cores = tt_svd(np.ones((2, 3, 4)), ranks=1)
         >>> [core.shape for core in cores]
         [(1, 2, 1), (1, 3, 1), (1, 4, 1)]
@@ -66,7 +66,7 @@ def ttm_svd(tensor, in_modes, out_modes, ranks=None, eps=None, energy=None, *, p
     Raises:
         ValueError: also when the modes do not fit the tensor's shape.
 
-    Example:
+    Examples:
         >>> [core.shape for core in ttm_svd(np.eye(6), (2, 3), (3, 2), ranks=2)]
         [(1, 2, 3, 2), (2, 3, 2, 1)]
     """
@@ -122,7 +122,7 @@ def max_tt_ranks(modes):
 
     r_k = min(n_1 ... n_k, n_{k+1} ... n_d) (Gabor and Zdunek 2022, equation 15).
 
-    Example:
+    Examples:
         >>> max_tt_ranks((2, 3, 4))
         (2, 4)
     """

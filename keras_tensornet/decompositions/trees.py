@@ -22,7 +22,7 @@ def dimension_tree(ndim):
 
     and for `ndim=1` the only leaf is the root, of shape (n,).
 
-    Example:
+    Examples:
         >>> dimension_tree(4)
         ((), (), (), (), (0, 1), (2, 3), (4, 5))
         >>> dimension_tree(3)
@@ -61,7 +61,7 @@ def hierarchical_tucker(tensor, ranks=None, eps=None, energy=None, *, pad=False,
         ValueError: for no rule or several, a rule out of its range, NaN, no axes.
         TypeError: for a tensor that is not real, ranks that are not ints.
 
-    Example:
+    Examples:
         >>> [core.shape for core in hierarchical_tucker(np.ones((4, 5, 6)), ranks=1)]
         [(4, 1), (5, 1), (6, 1), (1, 1, 1), (1, 1)]
     """

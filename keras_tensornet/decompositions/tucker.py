@@ -38,7 +38,7 @@ def hosvd(tensor, ranks=None, eps=None, energy=None, axes=None, *, pad=False, se
         ValueError: for no rule or several, a rule out of its range, NaN, no axes.
         TypeError: for a tensor that is not real, ranks that are not ints.
 
-    Example:
+    Examples:
         >>> core, rows, columns = hosvd(np.ones((3, 4, 5)), ranks=1, axes=(1, 2))
         >>> core.shape, rows.shape, columns.shape
         ((3, 1, 1), (4, 1), (5, 1))

@@ -41,7 +41,7 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
         TypeError: if an argument is of the wrong kind.
         ValueError: if there is no such format, or `rank` lacks a projection.
 
-    Example:
+    Examples:
 
     >>> attention = FactorizedMultiHeadAttention(num_heads=4, key_dim=8, rank=4)
     >>> tokens = keras.random.normal((2, 10, 32))

@@ -58,7 +58,7 @@ class TRConv2D(FactorizedConv):
     Cores (r, n, r) on a ring: input modes, one core for the spatial positions (two with
     `spatial="separate"`), output modes. Arguments as in `FactorizedConv2D`.
 
-    Example:
+    Examples:
 
     >>> layer = TRConv2D(64, 3, rank=10, in_modes=(4, 4, 4), out_modes=(4, 4, 4))
     >>> layer.build((None, 32, 32, 64))
@@ -102,7 +102,7 @@ class CPConv2D(FactorizedConv):
     `rank` is the number R of rank-one terms: a 1x1 convolution to R channels, a depthwise D x 1, a
     depthwise 1 x D, and a 1x1 to the filters. Arguments as in `FactorizedConv2D`.
 
-    Example:
+    Examples:
 
     >>> layer = CPConv2D(64, 3, rank=32, padding="same")
     >>> layer.build((None, 32, 32, 48))
@@ -123,7 +123,7 @@ class TuckerConv2D(FactorizedConv):
     with `spatial="separate"`. A rank equal to its mode's size has no factor. Arguments as in
     `FactorizedConv2D`.
 
-    Example:
+    Examples:
 
     >>> layer = TuckerConv2D(64, 3, rank=(16, 24))
     >>> layer.build((None, 32, 32, 48))

@@ -165,7 +165,7 @@ class FactorizedConv2DTranspose(FactorizedConvTranspose):
 class TRConv2DTranspose(FactorizedConvTranspose):
     """Transposed 2D convolution with a tensor-ring kernel; `rank` as in `TRConv2D`.
 
-    Example:
+    Examples:
 
     >>> layer = TRConv2DTranspose(8, 3, rank=2, strides=2, padding="same")
     >>> layer.compute_output_shape((None, 7, 7, 16))

@@ -141,7 +141,7 @@ class TRDense(FactorizedDense):
 
     `rank` is an int or one size per bond; R^2 times the sum of all modes are its parameters.
 
-    Example:
+    Examples:
 
     >>> layer = TRDense(300, rank=15, in_modes=(4, 7, 4, 7), out_modes=(3, 4, 5, 5))
     >>> layer.build((None, 784))
@@ -158,7 +158,7 @@ class TTDense(FactorizedDense):
 
     `rank` is an int or the inner ranks, one fewer than the cores.
 
-    Example:
+    Examples:
 
     >>> layer = TTDense(625, rank=4, in_modes=(7, 4, 7, 4), out_modes=(5, 5, 5, 5))
     >>> layer.build((None, 784))
@@ -173,7 +173,7 @@ class TTDense(FactorizedDense):
 class CPDense(FactorizedDense):
     """Dense layer with a CP kernel: a factor (n, R) for each mode, R rank-one terms (`rank`).
 
-    Example:
+    Examples:
 
     >>> layer = CPDense(10, rank=6, in_modes=(4, 5), out_modes=(2, 5))
     >>> layer.build((None, 20))
@@ -191,7 +191,7 @@ class TuckerDense(FactorizedDense):
     `rank` is an int or one entry for each mode; a mode whose rank is its size has no factor. The
     core grows with the power of the number of modes, so by default each side has at most two.
 
-    Example:
+    Examples:
 
     >>> layer = TuckerDense(10, rank=(2, 2, 5, 6), in_modes=(2, 2, 5), out_modes=(10,))
     >>> layer.build((None, 20))
@@ -209,7 +209,7 @@ class BTDense(FactorizedDense):
     `rank` is (B, r) for B blocks of rank r, (B, r_1, ...) with one rank for each pair (i_k, o_k),
     or an int for both. One input and one output mode are not paired.
 
-    Example:
+    Examples:
 
     >>> layer = BTDense(10, rank=(2, 6), in_modes=(4, 5), out_modes=(2, 5))
     >>> layer.build((None, 20))
@@ -227,7 +227,7 @@ class HTDense(FactorizedDense):
     `rank` is an int or one entry for each node below the root, leaves first. One input and one
     output mode are not paired.
 
-    Example:
+    Examples:
 
     >>> layer = HTDense(10, rank=3, in_modes=(4, 5), out_modes=(2, 5))
     >>> layer.build((None, 20))

@@ -48,7 +48,7 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
         ValueError: if the equation is no matrix product, shapes do not fit it, or modes do not
             multiply to the sizes.
 
-    Example:
+    Examples:
 
     >>> layer = FactorizedEinsumDense("abc,cde->abde", (None, 4, 8), rank=3, bias_axes="de")
     >>> layer.compute_output_shape((None, 10, 32))

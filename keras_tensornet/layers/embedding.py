@@ -260,7 +260,7 @@ class TREmbedding(FactorizedEmbedding):
 
     Arguments as in `FactorizedEmbedding`.
 
-    Example:
+    Examples:
 
     >>> layer = TREmbedding(1000, 64, rank=4)
     >>> layer.build()
@@ -278,7 +278,7 @@ class TTEmbedding(FactorizedEmbedding):
     `rank` is an int or the inner ranks, one fewer than the cores; other arguments as in
     `FactorizedEmbedding`.
 
-    Example:
+    Examples:
 
     >>> layer = TTEmbedding(50257, 768, rank=8, in_modes=(34, 37, 40), out_modes=(8, 8, 12))
     >>> layer.build()

@@ -243,7 +243,7 @@ class TTLSTM(FactorizedLSTM):
 
     Arguments as in `FactorizedLSTM`.
 
-    Example:
+    Examples:
 
     >>> layer = TTLSTM(256, rank=4, in_modes=(8, 20, 20, 18), out_modes=(4, 4, 4, 4))
     >>> layer.build((None, 6, 57600))

@@ -54,7 +54,7 @@ def allocate(candidates, budget):
         ValueError: for a layer without options, a negative or non-finite number, or a budget below
             the sum of the cheapest options.
 
-    Example:
+    Examples:
         >>> layers = [[(100, 0.0), (30, 0.2)], [(50, 0.0), (10, 0.4), (20, 0.1)]]
         >>> allocate(layers, budget=60).choices
         (1, 2)

@@ -23,7 +23,7 @@ def rank_for_ratio(count, dense, ratio, multiple=1):
             growing, as ranks that clip do), or an argument is out of range.
         TypeError: if `multiple` is not an int.
 
-    Example:
+    Examples:
         >>> rank_for_ratio(lambda rank: 90 * rank**2, dense=9000, ratio=0.5)
         7
     """

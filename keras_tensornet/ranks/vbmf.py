@@ -49,7 +49,7 @@ def evbmf(matrix, sigma2=None):
         ValueError: for a matrix without two axes, NaN, all zeros, or a `sigma2` not above 0.
         TypeError: for a matrix that is not real.
 
-    Example:
+    Examples:
         >>> random = np.random.default_rng(0)
         >>> signal = random.standard_normal((20, 3)) @ random.standard_normal((3, 50))
         >>> evbmf(signal + 0.1 * random.standard_normal((20, 50))).rank

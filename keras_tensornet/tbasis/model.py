@@ -77,7 +77,7 @@ def tbasis_model(
         ValueError: if a kernel does not fit into the mode, nothing can share a basis, or both a
             basis and its sizes are given.
 
-    Example:
+    Examples:
 
     >>> small = tbasis_model(keras_tensornet.models.resnet_cifar(32), size=16, rank=16)
     >>> sum(variable.shape.num_elements() for variable in small.trainable_variables)

@@ -40,7 +40,7 @@ class RoutedOptimizer(keras.optimizers.Optimizer):
         TypeError: if something that is no Keras optimizer is given.
         ValueError: if there are no routes, or one optimizer is given twice.
 
-    Example:
+    Examples:
 
     >>> RoutedOptimizer({"bias$": keras.optimizers.Adam(1e-3)}, keras.optimizers.SGD(0.1))
     """
@@ -171,8 +171,9 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     Raises:
         ValueError: if `warmup_steps` is below 1, or the rate not positive.
 
-    >>> [round(float(LinearWarmup(1.0, 4)(step)), 2) for step in range(5)]
-    [0.25, 0.5, 0.75, 1.0, 1.0]
+    Examples:
+        >>> [round(float(LinearWarmup(1.0, 4)(step)), 2) for step in range(5)]
+        [0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
     def __init__(self, learning_rate, warmup_steps):

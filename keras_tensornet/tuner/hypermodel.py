@@ -67,7 +67,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
     Raises:
         TypeError, ValueError: for an argument of the wrong kind, or an empty space.
 
-    Example:
+    Examples:
 
     >>> hypermodel = TensorNetHyperModel(lenet5, formats=("tr", "tt"), rank=(2, 20))
     >>> tuner = keras_tuner.RandomSearch(hypermodel, hypermodel.objective, max_trials=12)

@@ -44,7 +44,7 @@ class TBasis(keras.layers.Layer):
         TypeError: if an argument is no integer.
         ValueError: if one is below 1, or `mode` is no square.
 
-    Example:
+    Examples:
 
     >>> inputs = keras.Input((32, 32, 3))
     >>> basis = TBasis(size=16, rank=8)(inputs)
