@@ -151,7 +151,7 @@ def load_model(path: Path | None) -> keras.Model:
     if path is not None:
         return keras.models.load_model(path)
     keras.utils.set_random_seed(SEED)
-    model = models.resnet20()
+    model = models.resnet_cifar(8)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
 

@@ -13,7 +13,7 @@ SCRIPTS = sorted(
     path
     for folder in ("examples", "tuner", "benchmarks")
     for path in (ROOT / folder).glob("*.py")
-    if "--smoke" in path.read_text(encoding="utf-8")
+    if all(word in path.read_text(encoding="utf-8") for word in ("smoke", "__main__"))
 )
 QUICK = [ROOT / "examples" / "custom_network.py"]  # in seconds as it is
 NEEDS = {"peers": ("tednet", "tltorch"), "lenet5_mnist": ("keras_tuner",)}
