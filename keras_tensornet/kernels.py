@@ -214,9 +214,8 @@ def decompose_kernel(
 def equalised(cores) -> list[np.ndarray]:
     """The same merged kernel from cores whose entries have one root mean square.
 
-    Decompositions leave orthonormal cores beside one that holds all of the norm. Gradients of the
-    small cores are then larger than those of the large one by the square of their ratio, and
-    training diverges at rates that suit the dense layer. Cores drawn by an initializer are alike.
+    Decompositions leave orthonormal cores beside one that holds all of the norm, and a learning
+    rate then means something else to each. Cores drawn by an initializer are alike; so are these.
     """
     cores = [np.asarray(core) for core in cores]
     sizes = [float(np.sqrt(np.mean(np.square(core, dtype="float64")))) for core in cores]
