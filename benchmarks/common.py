@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from keras_tensornet.files import write_whole
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("keras", "tensorflow", "numpy", "torch", "tednet", "tensorly", "tensorly-torch", "t3f")
 
@@ -77,11 +79,8 @@ def save(name: str, rows: Sequence[Mapping], folder: Path, **settings) -> Path:
     """Write rows with the machine and settings to `folder/name.json`, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    draft = path.with_suffix(".tmp")
-    draft.write_text(
-        json.dumps({"machine": machine(), "settings": settings, "rows": list(rows)}, indent=1)
-    )
-    os.replace(draft, path)
+    content = {"machine": machine(), "settings": settings, "rows": list(rows)}
+    write_whole(path, lambda draft: draft.write_text(json.dumps(content, indent=1)))
     return path
 
 

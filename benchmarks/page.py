@@ -12,6 +12,8 @@ from pathlib import Path
 
 from common import RESULTS, show
 
+from keras_tensornet.files import write_whole
+
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
@@ -165,7 +167,7 @@ def main() -> None:
     lines = [HEAD.format(machine=machine)]
     for name, result in found.items():
         lines += ["\n".join(SECTIONS[name](result)), ""]
-    PAGE.write_text("\n".join(lines))
+    write_whole(PAGE, lambda draft: draft.write_text("\n".join(lines)))
     print(f"written to {PAGE}")
 
 

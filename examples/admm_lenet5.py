@@ -25,7 +25,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import admm_study
 import keras
-import numpy as np
 
 from keras_tensornet import datasets, models
 
@@ -74,14 +73,8 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
             metrics=["accuracy"],
         )
 
-    def train(model, epochs, callbacks):
-        arguments = {"epochs": epochs, "callbacks": callbacks, "batch_size": BATCH, "verbose": 0}
-        return model.fit(data.x_train, data.y_train, **arguments).history
-
-    def evaluate(model):
-        logits = model.predict(data.x_test, batch_size=1000, verbose=0)
-        return float(np.mean(np.argmax(logits, -1) == data.y_test))
-
+    train = admm_study.trainer(data.x_train, data.y_train, BATCH)
+    evaluate = admm_study.evaluator(data.x_test, data.y_test)
     plan = {"format": "ttm", "exclude": () if arguments.smoke else "conv1"}
     return admm_study.Study(results, settings, trained, compile, train, evaluate, plan)
 

@@ -20,7 +20,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import admm_study
 import keras
-import numpy as np
 
 from keras_tensornet import datasets
 
@@ -74,14 +73,8 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
             metrics=["accuracy"],
         )
 
-    def train(model, epochs, callbacks):
-        arguments = {"epochs": epochs, "callbacks": callbacks, "batch_size": BATCH, "verbose": 0}
-        return model.fit(train_images, data.y_train, **arguments).history
-
-    def evaluate(model):
-        logits = model.predict(test_images, batch_size=1000, verbose=0)
-        return float(np.mean(np.argmax(logits, -1) == data.y_test))
-
+    train = admm_study.trainer(train_images, data.y_train, BATCH)
+    evaluate = admm_study.evaluator(test_images, data.y_test)
     modes = {"rank": settings["rank"], "in_modes": ROW_MODES[row], "out_modes": (16, 16)}
     plan = {"format": "ttm", "rank": settings["rank"], "overrides": {"lstm": modes}}
     return admm_study.Study(results, settings, trained, compile, train, evaluate, plan)

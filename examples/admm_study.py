@@ -6,8 +6,6 @@ study that was interrupted goes on with the run that was not finished.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import numpy as np
 import records
 
 from keras_tensornet.compression import compress_model, plan_compression
+from keras_tensornet.files import write_whole
 from keras_tensornet.training import ADMM
 
 ARMS = ("dense", "direct", "admm", "scratch")
@@ -72,9 +71,8 @@ class Study:
 
     def _scratch(self, model, ratio) -> dict:
         small = compress_model(model, plan=self.plan_for(model, ratio))
-        small = keras.models.clone_model(
-            small
-        )  # new cores, drawn by the dense layers' initializers
+        # New cores, drawn by the dense layers' initializers.
+        small = keras.models.clone_model(small)
         history = self._fit(small, sum(self.settings["epochs"].values()))
         return {"params": small.count_params(), **self._measured(small, history)}
 
@@ -130,6 +128,26 @@ class Study:
             else:
                 fits, chosen = rank, plan
         return chosen
+
+
+def trainer(images, labels, batch_size: int) -> Callable:
+    """`(model, epochs, callbacks) -> history`, for `Study.train`."""
+
+    def train(model, epochs, callbacks):
+        arguments = {"epochs": epochs, "callbacks": callbacks, "batch_size": batch_size}
+        return model.fit(images, labels, verbose=0, **arguments).history
+
+    return train
+
+
+def evaluator(images, labels) -> Callable:
+    """`model -> accuracy`, for `Study.evaluate`."""
+
+    def evaluate(model):
+        logits = model.predict(images, batch_size=1000, verbose=0)
+        return float(np.mean(np.argmax(logits, -1) == labels))
+
+    return evaluate
 
 
 def report(results: Path, task: str, paper: dict, figure: Path | None) -> None:
@@ -196,8 +214,4 @@ def draw(runs: list[dict], ratios: list[float], figure: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     plot.tight_layout()
-    handle, temporary = tempfile.mkstemp(dir=figure.parent, suffix=".png")
-    os.close(handle)
-    plot.savefig(temporary, dpi=120)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, figure)
+    write_whole(figure, lambda path: plot.savefig(path, dpi=120))

@@ -36,6 +36,7 @@ from keras_tensornet.compression import (
     finetune,
     plan_compression,
 )
+from keras_tensornet.files import write_whole
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 FORMATS = ("tt", "tucker", "tr", "cp", "ttm", "ht", "bt")
@@ -143,7 +144,7 @@ def draw(results: Path, path: Path, dense: tuple[int, float]) -> None:
         axes.set(xlabel="parameters", xscale="log", title=f"{title}, no training")
     panels[0].set_ylabel("test accuracy")
     panels[1].legend(fontsize=7, ncols=2)
-    figure.savefig(path, dpi=130)
+    write_whole(path, lambda draft: figure.savefig(draft, dpi=130))
 
 
 def load_model(path: Path | None) -> keras.Model:

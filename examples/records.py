@@ -15,6 +15,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from keras_tensornet.files import write_whole
+
 
 def read(path: Path) -> list[dict]:
     """The runs that a results file holds; none if it does not exist."""
@@ -34,12 +36,8 @@ def add(path: Path, run: dict) -> None:
 def write(path: Path, content) -> None:
     """Write JSON so that a reader sees the old file or the new one, nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    text = json.dumps(content, indent=1) + "\n"
+    write_whole(path, lambda draft: draft.write_text(text))
 
 
 def resumable_fit(

@@ -153,7 +153,8 @@ class _Chain:
             return []
         runs = _runs(present, wanted)
         if len(runs) > MOST_AXES - 1 - len(lead) and len(runs) > 4:
-            # Too many axes for one: bring the first label that is not in its place there.
+            # Too many axes for one: bring the first label that is not in its place there, which
+            # never takes more than four.
             place = next(k for k, label in enumerate(wanted) if label != present[k])
             (run,) = (run for run in runs if run[0] == wanted[place])
             others = tuple(label for label in present[place:] if label not in run)
