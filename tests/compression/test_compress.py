@@ -1,5 +1,6 @@
 """Laws of planning and compressing whole models, on models of a few hundred weights."""
 
+import math
 import warnings
 
 import keras
@@ -7,7 +8,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_tensornet.compression import CompressionPlan, calibrate, compress_model, plan_compression
+from keras_tensornet.compression import (
+    CompressionPlan,
+    budgets,
+    calibrate,
+    compress_model,
+    plan_compression,
+)
 from keras_tensornet.compression.targets import find_targets
 from keras_tensornet.contraction import make_plan
 from tests.compression.test_walker import assert_same_outputs, randomised, weights_of
@@ -111,6 +118,19 @@ def test_a_budget_is_met(format, budget):
         before, after = plan.flops
         assert 0.58 * before <= after <= 0.6 * before
     assert any(choice.format for choice in plan)
+
+
+@pytest.mark.parametrize("format", ["tt", "cp", "tucker"])
+def test_what_the_knapsack_leaves_is_spent_on_single_bonds(format, monkeypatch):
+    def cheapest(options, budget, total):
+        return [min(layer, key=lambda option: option.costs.params) for layer in options]
+
+    monkeypatch.setattr(budgets, "choose", cheapest)
+    model = convnet()
+    plan = plan_compression(model, format=format, params=0.6)
+    total = 0.6 * plan.model_params
+    assert plan.params <= total
+    assert min(params_raised_by_one(model, plan), default=math.inf) > total
 
 
 def test_a_budget_beats_a_uniform_ratio_of_the_same_size():
