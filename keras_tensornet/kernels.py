@@ -183,8 +183,9 @@ def tensorize_kernel(kernel: np.ndarray, network: Network, modes: KernelModes) -
         kernel = kernel.transpose(np.argsort(modes.order))
     extra_in, extra_out = modes.padding
     kernel = kernel.reshape(*modes.kernel_size, modes.in_size, modes.groups, modes.out_size)
-    lead = [(0, 0)] * len(modes.kernel_size)
-    kernel = np.pad(kernel, [*lead, (0, extra_in), (0, 0), (0, extra_out)])
+    if extra_in or extra_out:  # `np.pad` copies in any case
+        lead = [(0, 0)] * len(modes.kernel_size)
+        kernel = np.pad(kernel, [*lead, (0, extra_in), (0, 0), (0, extra_out)])
     labels = network.kernel_labels
     kernel = kernel.reshape(network.sizes_of(labels))
     return kernel.transpose([labels.index(label) for label in network.mode_labels])
@@ -263,9 +264,13 @@ def rank_for_threshold(format_name: str, modes: KernelModes, kernel: np.ndarray,
 
 def relative_error(found: np.ndarray, kernel: np.ndarray) -> float:
     """Frobenius norm of (found - kernel) over that of the kernel; 0 for a zero kernel met."""
-    found, kernel = (np.asarray(array, dtype="float64").ravel() for array in (found, kernel))
-    norm, error = float(np.linalg.norm(kernel)), float(np.linalg.norm(found - kernel))
+    error = _norm(np.subtract(found, kernel, dtype="float64"))
+    norm = _norm(kernel)
     return error / norm if norm else error
+
+
+def _norm(array: np.ndarray) -> float:
+    return math.sqrt(np.sum(np.square(array, dtype="float64")))
 
 
 def _assign_unchanged(core, merged: np.ndarray, value):

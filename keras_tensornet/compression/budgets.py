@@ -2,9 +2,11 @@
 
 For each layer and format a few decompositions are tried, from coarse to fine, and their costs and
 errors noted. Options in between get ranks and errors by interpolation, so that the budget can be
-met within 1 %. The sum of the layers' squared relative errors is made least: relative, because a
-layer's scale says nothing where normalisation follows, and squared, because errors of different
-layers are nearly uncorrelated, so that their squares add up.
+met within 1 %. What is made least is the sum over the layers of what is lost to what is kept,
+e / (1 - e) for a squared relative error e: the noise in a layer's output to the signal in it.
+Squared, because the errors of different layers are nearly uncorrelated and their squares add up; to
+what is kept, because normalisation brings an output back to its scale and the noise with it. A sum
+of e alone would give up whole layers, for which a network has no use at all.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from keras_tensornet.compression.subjects import Candidate, Form, Subject
 TRIALS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
           0.85, 0.9, 0.95)  # fmt: skip
 BETWEEN = 5
-# Formats that find ranks for an error by trying ranks; a grid of ranks costs them far less. How an
-# int is spelled as their rank: block terms with two blocks.
+# Formats that find ranks for an error by trying ranks; for them only a grid of ranks is tried. How
+# an int is spelled as their rank: block terms with two blocks.
 BY_RANK = {"cp": int, "bt": lambda rank: (2, rank)}
 RANK_TRIALS = 10
 MOST_RANK = 4096
+# A layer of which less than this share of energy is kept counts as lost.
+LEAST_KEPT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ def options_of(subject: Subject, forms: list[Form], budget: str, multiple: int) 
     """All options of a layer that are cheaper than leaving it dense, and that."""
     found = [Option(None, None, subject.dense, 0.0)]
     for form in forms:
-        trials = _trials(subject, form)
-        found += _denser(trials, multiple)
+        for trials in _trials(subject, form):
+            found += _denser(trials, multiple)
     dense = cost(subject.dense, budget)
     return [
         option
@@ -67,12 +71,15 @@ def cost(costs: Costs, budget: str) -> float:
 
 
 def choose(options: list[list[Option]], budget: str, total: float) -> list[Option]:
-    """One option for each layer: total cost at most `total`, total error least.
+    """One option for each layer: total cost at most `total`, total noise to signal least.
 
     Raises:
         ValueError: if not even the cheapest options fit.
     """
-    pairs = [[(cost(option.costs, budget), option.error) for option in layer] for layer in options]
+    pairs = [
+        [(cost(option.costs, budget), _noise_to_signal(option.error)) for option in layer]
+        for layer in options
+    ]
     least = sum(min(price for price, _ in layer) for layer in pairs)
     if least > total:
         raise ValueError(
@@ -82,6 +89,10 @@ def choose(options: list[list[Option]], budget: str, total: float) -> list[Optio
         )
     allocation = ranks.allocate(pairs, total)
     return [layer[index] for layer, index in zip(options, allocation.choices, strict=True)]
+
+
+def _noise_to_signal(error: float) -> float:
+    return error / max(1.0 - error, LEAST_KEPT)
 
 
 def fill(
@@ -145,12 +156,19 @@ def rounded(rank, multiple: int):
     return max(1, round(rank / multiple)) * multiple
 
 
-def _trials(subject: Subject, form: Form) -> list[Candidate]:
-    """Decompositions from fine to coarse, without their arrays."""
-    if form.format in BY_RANK:
-        wanted = [{"rank": rank} for rank in _rank_grid(subject, form)]
-    else:
-        wanted = [{"rank": 1}, *({"eps": eps} for eps in TRIALS)]
+def _trials(subject: Subject, form: Form) -> list[list[Candidate]]:
+    """Families of decompositions, each from fine to coarse, without their arrays.
+
+    Ranks that share an error out over the bonds alike are not always the best for their size, nor
+    are equal ranks; both are tried.
+    """
+    families = [[{"rank": rank} for rank in _rank_grid(subject, form)]]
+    if form.format not in BY_RANK:
+        families.append([{"rank": 1}, *({"eps": eps} for eps in TRIALS)])
+    return [_family(subject, form, wanted) for wanted in families]
+
+
+def _family(subject: Subject, form: Form, wanted: list[dict]) -> list[Candidate]:
     found = {}
     for how in wanted:
         trial = subject.decompose(form, sweeps=0, **how)
@@ -160,7 +178,7 @@ def _trials(subject: Subject, form: Form) -> list[Candidate]:
 
 def _rank_grid(subject: Subject, form: Form) -> list:
     """Ranks in equal ratios from 1 to the largest that is smaller than the dense kernel."""
-    spell = BY_RANK[form.format]
+    spell = BY_RANK.get(form.format, int)
 
     def fits(rank: int) -> bool:
         return form.network(spell(rank))[1].num_params < subject.dense.params

@@ -49,7 +49,8 @@ def plan_compression(
         eps: relative error allowed for each layer.
         ratio: share of its parameters that each layer keeps.
         params: share of the whole model's parameters to keep, spent over the layers so that the
-            sum of their squared relative errors is least.
+            sum of their noise-to-signal ratios, e / (1 - e) for a squared relative error e, is
+            least.
         flops: the same for the FLOPs of one example, of the layers in the table.
         latency: the same for the time that contraction plans predict for a batch of 32, of the
             layers in the table. It is a prediction of ratios, not a measurement.
@@ -132,7 +133,7 @@ def layer_choice(
     common = {
         "path": target.path,
         "layer": type(target.layer).__name__,
-        "kernel_shape": tuple(subject.kernel.shape),
+        "kernel_shape": subject.kernel_shape,
         "dense_params": subject.dense.params,
         "dense_flops": subject.dense_costs().flops,
     }

@@ -109,7 +109,7 @@ def rank_of_ratio(subject: Subject, form: Form, rule: Rule):
         # Ranks beyond a mode stop counting in some formats; the search needs a count that grows.
         return max(network.num_params, rank)
 
-    return ranks.rank_for_ratio(count, subject.kernel.size, rule.value, rule.multiple)
+    return ranks.rank_for_ratio(count, subject.dense.params, rule.value, rule.multiple)
 
 
 def _by_vbmf(subject: Subject, form: Form) -> Candidate:
@@ -119,7 +119,7 @@ def _by_vbmf(subject: Subject, form: Form) -> Candidate:
     a train whose channels are whole takes those of its cuts. Any other format has no bond that is a
     matrix rank, and gets the ranks whose error equals that of the Tucker decomposition.
     """
-    kernel = np.asarray(subject.kernel, dtype="float64").reshape(-1, *subject.kernel.shape[-2:])
+    kernel = np.asarray(subject.kernel, dtype="float64").reshape(-1, *subject.kernel_shape[-2:])
     if form.modes.order or form.modes.groups > 1:
         kernel = np.asarray(subject.kernel, dtype="float64").reshape(1, *_matrix_shape(form))
     inner, outer = ranks.vbmf_ranks(kernel, axes=(1, 2))

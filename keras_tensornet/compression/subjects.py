@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -99,7 +100,6 @@ class Subject:
 
     Attributes:
         target: the layer.
-        kernel: its kernel in Keras layout.
         metric: the Gram matrix of its input patches, or None.
         mean: the mean patch (groups, patch) where an error of the output's mean does not count
             because a bias or a batch normalisation takes it out, or None.
@@ -108,7 +108,6 @@ class Subject:
 
     def __init__(self, target: Target, gram=None, mean=None, scale=None):
         self.target = target
-        self.kernel = kernel_array(target)
         self.mean = mean
         self.metric = None
         if gram is not None:
@@ -118,7 +117,17 @@ class Subject:
             self.metric = Metric.regularised(gram, scale)
         self.forms: dict[str, Form] = {}
         self.kept: dict[tuple, Candidate] = {}
-        self.dense = Costs(int(self.kernel.size))
+        self.dense = Costs(math.prod(self.kernel_shape))
+
+    @property
+    def kernel(self) -> np.ndarray:
+        """The kernel in Keras layout, read anew each time: copies of all are a second model."""
+        return kernel_array(self.target)
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """The kernel's shape in Keras layout."""
+        return tuple(self.target.row.kernel(self.target.layer).shape)
 
     @property
     def path(self) -> str:
@@ -133,7 +142,7 @@ class Subject:
         """
         row = self.target.row
         arguments = {**row.arguments.get(format, {}), **(arguments or {})}
-        if _pointwise(self.kernel) and "spatial" not in arguments and self.kernel.ndim > 2:
+        if _pointwise(self.kernel_shape) and "spatial" not in arguments:
             arguments["spatial"] = "joint"
         key = format + json.dumps(arguments, sort_keys=True, default=str)
         if key not in self.forms:
@@ -146,7 +155,7 @@ class Subject:
             workload = workload_of(holder, self.target.layer)
             self.forms[key] = Form(format, tuple(arguments.items()), holder.modes, workload)
             if workload is not None:
-                self.dense = Costs.of_dense(holder.network, int(self.kernel.size), workload)
+                self.dense = Costs.of_dense(holder.network, self.dense.params, workload)
         return self.forms[key]
 
     def dense_costs(self) -> Costs:
@@ -211,5 +220,5 @@ def _merged(network: Network, modes: KernelModes, cores: list) -> np.ndarray:
     return to_keras_layout(kernel_plan(network).run(wide, np), modes, np)
 
 
-def _pointwise(kernel: np.ndarray) -> bool:
-    return all(extent == 1 for extent in kernel.shape[:-2])
+def _pointwise(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 2 and all(extent == 1 for extent in shape[:-2])

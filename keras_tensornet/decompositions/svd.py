@@ -147,8 +147,8 @@ def _gram_svd(matrix, rank, delta, energy):
     left = vectors[:, ::-1][:, :kept]
     carry = left.T @ wide  # equals diag(values) @ right
     values = np.linalg.norm(carry, axis=1)
-    right = carry / values[:, None]
-    return (right.T, values, left.T) if transpose else (left, values, right)
+    carry /= values[:, None]
+    return (carry.T, values, left.T) if transpose else (left, values, carry)
 
 
 def _randomized_svd(matrix, rank, seed):

@@ -39,8 +39,8 @@ class Allocation:
 def allocate(candidates, budget):
     """Choose one option for each layer: total cost at most `budget`, total error least.
 
-    Errors of different layers are added, so give them in units that add up: the squared norm of
-    what is lost (or that times a layer's weight), not relative errors.
+    Errors of different layers are added, so give them in units that add up, such as squared norms
+    of what is lost, not their roots.
 
     Args:
         candidates: for each layer a list of `(cost, error)` pairs in any order, the dense layer
