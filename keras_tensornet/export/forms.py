@@ -14,6 +14,7 @@ from keras_tensornet import validation
 from keras_tensornet.compression import to_dense_model, to_stock_model
 from keras_tensornet.compression.walker import rewrite_model
 from keras_tensornet.freezing import factorized_layers, freeze
+from keras_tensornet.layers import TBasis
 
 FORMS = ("factorized", "dense", "stock")
 AUTO = "auto"
@@ -23,14 +24,19 @@ MERGED_WHEN_WRITTEN = ("tf_saved_model", "litert", "onnx")
 def choose_form(model: keras.Model, format: str = "tf_saved_model") -> str:
     """The form that `as_="auto"` ships: "factorized", but "dense" for `.keras` files.
 
-    Models without layers that can be frozen (a T-Basis among them) are shipped as "dense" too.
+    Models without factorized layers are shipped as "dense" too, and so are models with a T-Basis,
+    whose kernels would otherwise be merged in each request.
 
     Args:
         model: a built model.
         format: of the file.
     """
     frozen = format in MERGED_WHEN_WRITTEN and factorized_layers(model)
-    return "factorized" if frozen else "dense"
+    return "factorized" if frozen and not _has_basis(model) else "dense"
+
+
+def _has_basis(model: keras.Model) -> bool:
+    return any(isinstance(layer, TBasis) for layer in model._flatten_layers(include_self=False))
 
 
 def in_form(

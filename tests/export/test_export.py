@@ -192,6 +192,7 @@ def test_auto_ships_frozen_plans_but_dense_layers_in_keras_files():
     }
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     assert export.choose_form(plain) == "dense"
+    assert export.choose_form(one_of_each()) == "dense"  # its T-Basis cannot be frozen
     frozen = forms.in_form(ring, "factorized", 128)
     assert frozen.layers[0].plan.implementation == "reconstructed"  # closing it costs too much
     assert frozen.layers[0].frozen and not ring.layers[0].frozen
