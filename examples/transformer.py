@@ -5,11 +5,11 @@ for each pixel, with its brightness 0 to 16 as the token. Embeddings, the four p
 attention, the feed-forward layers and the classifier are tensor rings; only biases and layer
 normalisations are dense.
 
-    python examples/transformer.py             # minutes
-    python examples/transformer.py --smoke     # seconds: a few steps, to show that it works
+    python examples/transformer.py             # minutes; runs already in the results are skipped
+    python examples/transformer.py --smoke     # seconds: a few steps, nothing is kept
 
-Prints parameters and accuracy of both, and how far the saved and the exported models are from the
-model in memory.
+Writes down parameters and accuracy of both, and how far the saved and the exported models are from
+the model in memory.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import records
 
 from keras_tensornet import datasets
 from keras_tensornet.layers import FactorizedMultiHeadAttention, TRDense, TREmbedding
 
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "transformer.json"
 TOKENS, LENGTH, CLASSES = 17, 64, 10
 
 
@@ -120,25 +123,50 @@ def run_lite(path: Path, tokens: np.ndarray) -> np.ndarray:
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
 
+def run(settings: dict) -> dict:
+    """Train one of the two; of the factorized one also what becomes of it in files."""
+    digits = datasets.load("digits")
+    chosen = slice(settings["examples"])
+    train_set = as_tokens(digits.x_train)[chosen], digits.y_train[chosen]
+    test_set = as_tokens(digits.x_test)[chosen], digits.y_test[chosen]
+    keras.utils.set_random_seed(settings["seed"])
+    factorized = settings["model"] == "factorized"
+    model = make_classifier(Factorized if factorized else Dense)
+    start = time.perf_counter()
+    accuracy = train(model, (*train_set, *test_set), settings["epochs"], settings["seed"])
+    result = {"settings": settings, "params": model.count_params(), "test_accuracy": accuracy}
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    if factorized:
+        result["largest_difference_of_logits"] = differences(model, test_set[0][:8])
+    return result
+
+
 def main() -> None:
-    """Train both, and check the factorized one saved and exported."""
+    """Train what has not been trained, then print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    digits = datasets.load("digits")
-    few = 64 if arguments.smoke else None
-    data = (as_tokens(digits.x_train)[:few], digits.y_train[:few])
-    data += (as_tokens(digits.x_test)[:few], digits.y_test[:few])
-    epochs = 1 if arguments.smoke else arguments.epochs
-    for name, make in (("dense", Dense), ("factorized", Factorized)):
-        keras.utils.set_random_seed(arguments.seed)
-        model = make_classifier(make)
-        accuracy = train(model, data, epochs, arguments.seed)
-        print(f"{name:10}  {model.count_params():7,} parameters  test accuracy {accuracy:.1%}")
-    for name, difference in differences(model, data[2][:8]).items():
-        print(f"largest difference of logits, {name}: {difference:.1e}")
+    shared = {"data": "digits", "epochs": arguments.epochs, "examples": None}
+    if arguments.smoke:
+        shared |= {"epochs": 1, "examples": 64}
+    with tempfile.TemporaryDirectory() as scratch:
+        results = Path(scratch) / "smoke.json" if arguments.smoke else arguments.results
+        for seed in arguments.seeds[:1] if arguments.smoke else arguments.seeds:
+            for model in ("dense", "factorized"):
+                settings = {"model": model, "seed": seed, **shared}
+                if records.find(results, settings) is None:
+                    records.add(results, run(settings))
+        for entry in records.read(results):
+            settings = entry["settings"]
+            print(
+                f"{settings['model']:10}  seed {settings['seed']}  {entry['params']:7,} parameters"
+                f"  test accuracy {entry['test_accuracy']:.1%}"
+            )
+            for name, difference in entry.get("largest_difference_of_logits", {}).items():
+                print(f"largest difference of logits, {name}: {difference:.1e}")
 
 
 if __name__ == "__main__":

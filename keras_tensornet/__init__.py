@@ -6,9 +6,19 @@ cores, `Network` a tensor network of your own. Importing the package registers i
 Keras, so that `keras.models.load_model` knows them.
 """
 
+import importlib
 import sys
 
 __version__ = "0.1.0"
+
+# Imported when they are first used as attributes: most programs need none of them.
+_LATER = ("datasets", "export", "training", "tuner")
+
+
+def __getattr__(name: str):
+    if name in _LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def _is_command_line() -> bool:

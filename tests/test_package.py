@@ -155,6 +155,9 @@ import keras_tensornet
 assert state() == before, "importing changed the process"
 extras = {"t3f", "keras_tuner", "tensorflow_datasets", "tensorly", "onnx", "sklearn", "matplotlib"}
 assert not extras & (set(sys.modules) - loaded), extras & (set(sys.modules) - loaded)
+# Rooms that are imported when they are first used.
+assert keras_tensornet.training.ADMM and keras_tensornet.export.export_model
+assert keras_tensornet.datasets.load
 """
     environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3")
     run = subprocess.run(
