@@ -2,7 +2,8 @@
 
 Zhao et al., "Tensor ring decomposition" (2016), the TR-ALS: with all cores but one fixed, the
 ring is linear in that core. The normal equations are built from the cores' transfer matrices, so a
-sweep costs one contraction with the tensor for each core and never forms the design matrix.
+sweep costs one contraction with the tensor for each core and never forms the design matrix. They
+grow with the fourth power of the bonds: a core whose equations pass `LARGEST` stays as it is.
 """
 
 import math
@@ -12,6 +13,9 @@ import numpy as np
 from keras_tensornet.decompositions import arguments
 from keras_tensornet.decompositions.least_squares import solve_gram
 from keras_tensornet.decompositions.rings import ring_with_bonds
+
+# Entries of the largest array that solving for one core may take: two bonds of 64.
+LARGEST = 1 << 24
 
 
 def tr_als(tensor, ranks, *, num_iter=50, tol=1e-6, seed=0):
@@ -49,9 +53,12 @@ def improve_ring(tensor, cores, num_iter, tol):
         return cores
     norm = np.linalg.norm(tensor)
     start_error = np.linalg.norm(tensor - merge_ring(cores)) / norm
+    if start_error < tol:  # no sweep can gain more than that
+        return list(cores)
     trial, error = list(cores), start_error
-    for _ in range(num_iter):
-        new_error = _sweep(tensor, trial, norm)
+    places = [k for k in range(len(cores)) if _largest_array(cores, k) <= LARGEST]
+    for _ in range(num_iter if places else 0):
+        new_error = _sweep(tensor, trial, places, norm)
         if error - new_error < tol:
             break
         error = new_error
@@ -71,9 +78,10 @@ def merge_ring(cores):
     return merged.reshape([core.shape[1] for core in cores])
 
 
-def _sweep(tensor, cores, norm):
-    """Update every core in place; return the relative error after the last."""
-    for k, core in enumerate(cores):
+def _sweep(tensor, cores, places, norm):
+    """Update the cores at some places; return the relative error after the last."""
+    for k in places:
+        core = cores[k]
         before, mode, after = core.shape
         moment = _moment(tensor, cores, k).reshape(mode, before * after)
         gram = _environment(cores, k)
@@ -123,6 +131,13 @@ def _environment(cores, k):
     # ((b, b'), (a, a')) -> ((a, b), (a', b'))
     product = product.reshape(after, after, before, before).transpose(2, 0, 3, 1)
     return product.reshape(before * after, before * after)
+
+
+def _largest_array(cores, k):
+    """Entries of the largest array that `_environment` makes for core k."""
+    after = cores[k].shape[2]
+    others = map(np.shape, cores[k + 1 :] + cores[:k])
+    return max((max(left, after) * max(right, after)) ** 2 for left, _, right in others)
 
 
 def _balance(cores):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from keras_tensornet.decompositions import max_tt_ranks, tr_als, tr_svd, tt_svd
+from keras_tensornet.decompositions import max_tt_ranks, ring_als, tr_als, tr_svd, tt_svd
 
 from .references import hilbert, merge_ring, relative_error, shapes, tensor_of
 
@@ -124,3 +124,16 @@ def test_a_shift_must_be_an_axis():
 
 def _num_params(cores):
     return sum(core.size for core in cores)
+
+
+def test_least_squares_leave_cores_whose_equations_would_be_too_large(monkeypatch):
+    tensor = tensor_of((4, 5, 6), 3)
+    start, refined = tr_svd(tensor, 2), tr_als(tensor, 2)
+    monkeypatch.setattr(ring_als, "LARGEST", 2**4 - 1)  # all bonds are 2
+    left = tr_als(tensor, 2)
+    assert all(np.array_equal(core, old) for core, old in zip(left, start, strict=True))
+    assert not any(np.array_equal(core, old) for core, old in zip(refined, start, strict=True))
+    # At full rank nothing is left to gain, and the equations would take 80 GB.
+    wide = tensor_of((320, 2, 640), 0)
+    cores = tr_als(wide, (1, 320, 640))
+    assert relative_error(wide, merge_ring(cores)) < EXACT
