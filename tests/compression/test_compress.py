@@ -47,13 +47,17 @@ def images(count=6):
 def test_full_rank_keeps_outputs_names_and_untouched_weights(format):
     model = convnet(strides=(2, 1), dilation_rate=1, groups=2)
     before = weights_of(model)
-    plan = plan_compression(model, format=format, eps=1e-4, exclude=())
-    # Nothing may grow, so at full rank most layers are dense; force them all.
-    overrides = {choice.path: {"eps": 1e-4} for choice in plan}
+    plan = plan_compression(model, format=format, rank=1, exclude=())
+    # Nothing may grow, so a rule leaves most layers dense at full rank; a plan by hand does not.
+    paths = [choice.path for choice in plan]
+    full = (2, 10_000) if format == "bt" else 10_000
+    for path in paths:
+        plan = plan.with_layer(path, rank=full, format=format)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = compress_model(model, format=format, eps=1e-4, overrides=overrides)
+        result = compress_model(model, plan=plan)
     assert [layer.name for layer in result.layers] == [layer.name for layer in model.layers]
+    assert all(result.get_layer(path).network.name == format for path in paths) and paths
     assert_same_outputs(model, result, images(), rtol=5e-3, atol=5e-3)
     for (_, old), (_, now) in zip(before, weights_of(model), strict=True):
         np.testing.assert_array_equal(old, now)
