@@ -102,7 +102,8 @@ def _load_tfds(name: str) -> ImageData:
         )
         images, labels = tfds.as_numpy(whole_split)
         arrays += [_normalise(name, images), labels.astype("int32")]
-    return ImageData(*arrays, 10, name)
+    x_train, y_train, x_test, y_test = arrays
+    return ImageData(x_train, y_train, x_test, y_test, 10, name)
 
 
 def _normalise(name: str, pixels: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ class FactorizedKernel(keras.layers.Layer):
         self.initializer = initializer
         self.kernel_regularizer = regularizer
         self.kernel_constraint = constraint
-        self.cores = []
+        self.cores: list[keras.Variable] = []
 
     def build(self, input_shape=None):
         """Create one variable per core."""
@@ -129,7 +129,7 @@ class FactorizedKernel(keras.layers.Layer):
 
     def _decomposed_initializers(self, shape: tuple[int, ...]) -> list:
         """Initializers that draw the dense kernel, decompose it, and hand out its cores."""
-        drawn = {}
+        drawn: dict[str, list] = {}
 
         def core(position, core_shape, dtype=None):
             if not drawn:

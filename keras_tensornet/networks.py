@@ -265,7 +265,7 @@ def _spanning_ranks(network: Network) -> dict[str, int]:
     limits = dict.fromkeys(network.bonds, 0)
     for part in range(1, everything, 2):  # each cut once: the first core is in `part`
         if _hangs_together(part, holders) and _hangs_together(everything ^ part, holders):
-            sides = [set(), set()]
+            sides: list[set[str]] = [set(), set()]
             for k, core in enumerate(network.cores):
                 sides[part >> k & 1].update(modes.intersection(core))
             rank = min(network.count(side) for side in sides)

@@ -8,8 +8,6 @@ the closest kernel of lower rank (Oseledets 2011, Algorithm 2, for trains).
 
 from __future__ import annotations
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
@@ -121,11 +119,12 @@ def _remade(layer, change):
 
 def _without_dead_indices(network: Network, cores: list, tol: float) -> tuple[Network, list]:
     for bond in network.bonds:
-        weight = math.prod(
+        norms = [
             _slice_norms(core, labels.index(bond))
             for labels, core in zip(network.cores, cores, strict=True)
             if bond in labels
-        )
+        ]
+        weight = np.prod(norms, axis=0)
         alive = np.flatnonzero(weight > tol * weight.max())
         alive = alive if len(alive) else np.array([int(np.argmax(weight))])
         cores = [

@@ -52,7 +52,7 @@ def fraction(name: str, value: object) -> float:
             f"`{name}` must be a number in (0, 1]. Received: {name}={value!r} of type "
             f"{type(value).__name__}."
         )
-    if not 0.0 < value <= 1.0:
+    if value <= 0.0 or not value <= 1.0:  # `not`, so that NaN is refused
         raise ValueError(f"`{name}` must lie in (0, 1]. Received: {name}={value}.")
     return float(value)
 
@@ -76,7 +76,7 @@ def rate(name: str, value: object) -> float:
             f"`{name}` must be a number in [0, 1). Received: {name}={value!r} of type "
             f"{type(value).__name__}."
         )
-    if not 0.0 <= value < 1.0:
+    if value < 0.0 or not value < 1.0:  # `not`, so that NaN is refused
         raise ValueError(
             f"`{name}` is the share that is dropped and must lie in [0, 1). Received: "
             f"{name}={value}."

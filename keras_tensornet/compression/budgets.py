@@ -12,6 +12,7 @@ of e alone would give up whole layers, for which a network has no use at all.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from keras_tensornet import ranks
 from keras_tensornet.compression.costs import Costs
 from keras_tensornet.compression.subjects import Candidate, Form, Subject
+from keras_tensornet.formats import Rank
 
 # Relative errors at which decompositions are tried.
 TRIALS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
@@ -26,7 +28,7 @@ TRIALS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65
 BETWEEN = 5
 # Formats that find ranks for an error by trying ranks; for them only a grid of ranks is tried. How
 # an int is spelled as their rank: block terms with two blocks.
-BY_RANK = {"cp": int, "bt": lambda rank: (2, rank)}
+BY_RANK: dict[str, Callable[[int], Rank]] = {"cp": int, "bt": lambda rank: (2, rank)}
 RANK_TRIALS = 10
 MOST_RANK = 4096
 # A layer of which less than this share of energy is kept counts as lost.
@@ -195,7 +197,7 @@ def _rank_grid(subject: Subject, form: Form) -> list:
 
 def _denser(trials: list[Candidate], multiple: int) -> list[Option]:
     """The trials and what lies between neighbours; ranks rounded to multiples."""
-    options = {}
+    options: dict[str, Option] = {}
     for finer, coarser in zip(trials, [*trials[1:], trials[-1]], strict=True):
         for step in range(BETWEEN):
             share = step / BETWEEN

@@ -100,8 +100,8 @@ def _known(model: keras.Model, targets: list[Target], data) -> dict[str, Knowled
     for target in chosen:
         gram, mean = moments[target.path]
         if np.trace(gram, axis1=1, axis2=2).min() > 0:  # else its inputs were all zero
-            mean = mean if absorbs_mean(target.layer) else None
-            known[target.path] = Knowledge(gram, mean, output_scale(target.layer))
+            absorbed = mean if absorbs_mean(target.layer) else None
+            known[target.path] = Knowledge(gram, absorbed, output_scale(target.layer))
     return known
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import keras
 from keras import ops
 
+from keras_tensornet import formats
 from keras_tensornet.compression import rules
 from keras_tensornet.compression.calibration import calibration_inputs
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
@@ -133,7 +134,7 @@ def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progres
         model, [targets[choice.path] for choice in wanted], calibration_data
     )
     jobs = [
-        (subject, subject.form(choice.format, choice.arguments), choice.rank)
+        (subject, subject.form(formats.get(choice.format).name, choice.arguments), choice.rank)
         for subject, choice in zip(subjects, wanted, strict=True)
     ]
     report = reporter(progress, len(jobs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -130,7 +131,7 @@ def layer_choice(
 ) -> LayerChoice:
     """The row of the plan for one layer."""
     subject = subject or Subject(target)
-    common = {
+    common: dict[str, Any] = {
         "path": target.path,
         "layer": type(target.layer).__name__,
         "kernel_shape": subject.kernel_shape,

@@ -76,9 +76,12 @@ class CompressionPlan:
     @property
     def params(self) -> int | None:
         """Parameters of the whole model after compression; None if an edited layer's is unknown."""
-        if any(choice.params is None for choice in self.layers):
-            return None
-        return self.model_params - sum(layer.dense_params - layer.params for layer in self.layers)
+        saved = 0
+        for choice in self.layers:
+            if choice.params is None:
+                return None
+            saved += choice.dense_params - choice.params
+        return self.model_params - saved
 
     @property
     def compression(self) -> float | None:

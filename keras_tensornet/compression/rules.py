@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Rule:
     """
 
     name: str
-    value: object
+    value: Any
     multiple: int = 1
 
     @property

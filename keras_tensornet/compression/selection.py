@@ -52,7 +52,7 @@ class Selection:
             local, lambda subject: self._by_rule(subject, forms[subject.path])
         ):
             self._keep(subject, candidate)
-        if self.rule.is_budget:
+        if budget is not None:
             shared = [subject for subject in ready if subject.path not in self.overrides]
             self._by_budget(shared, forms, self._left(subjects, shared, budget))
         return self

@@ -112,7 +112,7 @@ class _Chain:
         shape, made = tuple(self.layer.built_shape), []
         for number, order in enumerate(self.orders):
             lead = [-1 if extent is None else extent for extent in shape[1:-1]]
-            parts = [(part, []) for part in self._reorder(lead, *order)]
+            parts: list[tuple] = [(part, []) for part in self._reorder(lead, *order)]
             if number < len(self.steps):
                 is_last = number == len(self.steps) - 1
                 last, bias = self._ending() if is_last else ({"use_bias": False}, [])

@@ -215,7 +215,7 @@ class Subject:
         return relative_error(_merged(network, form.modes, cores), self.kernel)
 
 
-def _merged(network: Network, modes: KernelModes, cores: list) -> np.ndarray:
+def _merged(network: Network, modes: KernelModes, cores) -> np.ndarray:
     wide = [np.asarray(core, dtype="float64") for core in cores]
     return to_keras_layout(kernel_plan(network).run(wide, np), modes, np)
 

@@ -163,7 +163,7 @@ def left_out(
         ValueError: if something given matches no layer.
         TypeError: if it is of another kind.
     """
-    reasons = {}
+    reasons: dict[str, str] = {}
     if include is not None:
         chosen = _matching("include", include, targets)
         reasons |= {t.path: "not included" for t in targets if t.path not in chosen}

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import keras
 from keras.src.models.functional import Functional  # no public name; clone_model needs the same
 
 from keras_tensornet.compression.clones import clone_operation, compile_like, copy_variables
 
-Replacement = keras.layers.Layer | Sequence[keras.layers.Layer] | None
+Replacement: TypeAlias = keras.layers.Layer | Sequence[keras.layers.Layer] | None
 Replace = Callable[[keras.layers.Layer, str], Replacement]
 
 

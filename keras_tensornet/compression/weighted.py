@@ -24,7 +24,9 @@ For the matrix case with whole modes this is the data-aware low-rank approximati
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import opt_einsum
@@ -39,6 +41,13 @@ from keras_tensornet.networks import Network
 RIDGE = 0.01
 SWEEPS = 6
 CG_STEPS = 8
+
+
+class Weighting(Protocol):
+    """What `refine` needs of a metric."""
+
+    def apply(self, matrix: np.ndarray) -> np.ndarray:
+        """G V S^2 for V of shape (groups, patch, outputs)."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ def refine(
     kernel: np.ndarray,
     network: Network,
     modes: KernelModes,
-    metric: Metric,
+    metric: Weighting,
     cores: list[np.ndarray],
     sweeps: int = SWEEPS,
     steps: int = CG_STEPS,
@@ -153,12 +162,12 @@ def refine(
 class _Problem:
     """The weighted least-squares problem of one kernel, and its linear maps core by core."""
 
-    def __init__(self, kernel, network: Network, modes: KernelModes, metric: Metric):
+    def __init__(self, kernel, network: Network, modes: KernelModes, metric: Weighting):
         self.network, self.modes, self.metric = network, modes, metric
         self.target = self.as_matrix(np.asarray(kernel, dtype=np.float64))
         self.weighted_target = metric.apply(self.target)
         self.plan = kernel_plan(network)
-        self.adjoints = [None] * len(network.cores)
+        self.adjoints: list[Callable | None] = [None] * len(network.cores)
 
     def as_matrix(self, kernel: np.ndarray) -> np.ndarray:
         # (*kernel_size, in, groups * out) -> (groups, patch, out)

@@ -25,7 +25,7 @@ Tree = int | tuple["Tree", "Tree"]
 MOST_EXACT_CORES = 12
 
 
-def sequential_order(positions: Sequence[int]) -> Tree:
+def sequential_order(positions: Sequence[Tree]) -> Tree:
     """Merge from left to right: (((0, 1), 2), 3)."""
     tree: Tree = positions[0]
     for position in positions[1:]:

@@ -49,7 +49,7 @@ def run_fresh(
     program = Path(clean_process.__file__).read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as exchange:
         sent, received = Path(exchange, "inputs.npz"), Path(exchange, "outputs.npz")
-        np.savez(sent, **inputs)
+        np.savez(sent, **inputs)  # type: ignore[arg-type]  # the stub sees `allow_pickle`
         arguments = [format, path.resolve(), sent, received, batch_size, int(blocked)]
         done = subprocess.run(
             [sys.executable, "-c", program, *map(str, arguments)],

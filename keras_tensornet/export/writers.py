@@ -17,7 +17,7 @@ SERVING = "serving_default"
 Endpoint = str | Callable
 
 
-def named_inputs(model: keras.Model) -> dict[str, object]:
+def named_inputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
     """The input tensors of a model by name, batch size unknown."""
     return {tensor.name: tensor for tensor in keras.tree.flatten(model.inputs)}
 

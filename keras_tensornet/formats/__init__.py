@@ -64,11 +64,11 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def get(name: str) -> Format:
+def get(name: str | None) -> Format:
     """The format of that name.
 
     Raises:
-        ValueError: if there is no such format.
+        ValueError: if there is no such format, or no name.
     """
     return FORMATS[validation.one_of("format", name, tuple(FORMATS))]
 

@@ -136,7 +136,9 @@ def _factored(
     if len(legs) == 1:
         return make_network(name, modes, legs, {})
     size = mode_sizes(modes)
-    core, factors, bonds = [], [], {}
+    core: list[str] = []
+    factors: list[tuple[str, ...]] = []
+    bonds: dict[str, int] = {}
     shared = () if blocks is None else (BLOCK,)
     for number, (leg, rank) in enumerate(zip(legs, ranks, strict=True)):
         if rank == math.prod(size[label] for label in leg):
@@ -148,7 +150,7 @@ def _factored(
         factors.append((*shared, *leg, bond))
     if not factors:
         return make_network(name, modes, [core], {})
-    if shared:
+    if blocks is not None:
         bonds[BLOCK] = blocks
     return make_network(name, modes, [(*shared, *core), *factors], bonds)
 
@@ -255,7 +257,7 @@ def _blocks_by_error(tensor: np.ndarray, axes: tuple[int, ...], eps=None, energy
 def _error(tensor: np.ndarray, axes: tuple[int, ...], parts: list) -> float:
     """Relative error of a sum of blocks."""
     rest = np.array(tensor, dtype="float64")
-    norm = np.linalg.norm(rest)
+    norm = float(np.linalg.norm(rest))
     cores, *factors = parts
     for block, core in enumerate(cores):
         for axis, factor in zip(axes, factors, strict=True):

@@ -120,7 +120,7 @@ def _train_shapes(network: Network) -> list[tuple[int, ...]]:
     if network.name == "tt":
         return list(network.core_shapes)
     outputs = set(network.out_labels)
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     for labels in network.cores:
         rows = [network.size[label] for label in labels[1:-1] if label not in outputs]
         columns = [network.size[label] for label in labels[1:-1] if label in outputs]

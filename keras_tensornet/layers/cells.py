@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 from keras import activations, constraints, initializers, ops, regularizers
@@ -29,7 +30,7 @@ from keras_tensornet.networks import clip_ranks
 
 # `keras.layers.RNN` asks cells of this class for dropout masks once before its loop; Keras does not
 # export it. Without it a bare cell with dropout draws new masks in every step.
-MASKED_CELL = next(
+MASKED_CELL: Any = next(
     (base for base in keras.layers.LSTMCell.__mro__ if base.__name__ == "DropoutRNNCell"), object
 )
 

@@ -7,6 +7,7 @@ its own; each layer names its dense twin and describes its kernel's modes, and g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -16,11 +17,7 @@ from keras_tensornet import formats, validation
 from keras_tensornet.contraction import Plan, Workload, make_plan
 from keras_tensornet.execution import stage_kernels
 from keras_tensornet.initializers import MergedVarianceScaling
-from keras_tensornet.kernels import (
-    FactorizedKernel,
-    decompose_kernel,
-    relative_error,
-)
+from keras_tensornet.kernels import FactorizedKernel, decompose_kernel, relative_error
 from keras_tensornet.layers.arguments import (
     check_fits,
     resolve_format,
@@ -38,6 +35,7 @@ from keras_tensornet.layers.conversion import (
     ranks_for,
     settings_of,
 )
+from keras_tensornet.layers.mixin import LayerMixin
 from keras_tensornet.modes import KernelModes, fewest_modes, kernel_modes
 from keras_tensornet.networks import Network, clip_ranks
 
@@ -53,10 +51,13 @@ class Frozen(NamedTuple):
     kernels: list
 
 
-class FactorizedMethods:
+class FactorizedMethods(LayerMixin):
     """Methods of every layer whose kernel is a tensor network."""
 
     format: str | None = None
+    # What each layer sets in `build`, and its method `(input_shape, training, merged)`.
+    built_shape: tuple[int | None, ...]
+    workload: Callable[..., Workload]
 
     def __init__(self, *args, bond_dropout=0.0, seed=None, **kwargs):
         """Keep the arguments that every factorized layer takes by name.
@@ -112,7 +113,7 @@ class FactorizedMethods:
                 f"{self.kernel_constraint}. Use implementation='auto' or 'reconstructed'."
             )
         self._reparametrised = reparametrised
-        self._frozen = None
+        self._frozen: Frozen | None = None
 
     def _matrix_modes(self, in_size: int, out_size: int, out_name: str) -> KernelModes:
         """The modes of a kernel without spatial axes: as given, or the format's default."""

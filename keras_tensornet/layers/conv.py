@@ -77,6 +77,7 @@ class ConvMethods(FactorizedMethods):
         self.built = True
 
     def _kernel_modes(self, channels: int) -> KernelModes:
+        in_modes, out_modes = self.in_modes, self.out_modes
         if self.network_argument is not None:
             modes = self.network_argument.kernel_modes()
             if modes.kernel_size != self.kernel_size or modes.groups != self.groups:
@@ -95,8 +96,8 @@ class ConvMethods(FactorizedMethods):
             joint = (self.spatial or format.spatial) == "joint"
             spatial = (self.kernel_size,) if joint else tuple((k,) for k in self.kernel_size)
             whole = None if format.tensorize else 1
-            in_modes = whole if self.in_modes is None else self.in_modes
-            out_modes = whole if self.out_modes is None else self.out_modes
+            in_modes = whole if in_modes is None else in_modes
+            out_modes = whole if out_modes is None else out_modes
         return kernel_modes(
             channels // self.groups,
             self.filters // self.groups,
@@ -183,7 +184,7 @@ class ConvMethods(FactorizedMethods):
 
     def _input_shape_for(self, kernel_shape: tuple[int, ...], like) -> tuple:
         """An input shape from which the layer builds to a kernel of that shape."""
-        shape = [None] * (self.ndim + 2)
+        shape: list[int | None] = [None] * (self.ndim + 2)
         shape[self._channel_axis] = self._channels_of(kernel_shape)
         return tuple(shape)
 

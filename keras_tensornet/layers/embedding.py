@@ -13,7 +13,7 @@ from keras import constraints, initializers, ops, regularizers
 
 from keras_tensornet import validation
 from keras_tensornet.contraction import Workload
-from keras_tensornet.contraction.rows import CHOICES, RowPlan, row_plan
+from keras_tensornet.contraction.rows import CHOICES, row_plan
 from keras_tensornet.kernels import rank_for_threshold
 from keras_tensornet.layers.common import (
     BATCH_HINT,
@@ -152,7 +152,8 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         rows = math.prod(extent or BATCH_HINT for extent in input_shape)
         return Workload(rows=rows, training=training, merged=merged)
 
-    def _make_plan(self, workload: Workload, implementation: str) -> RowPlan:
+    def _make_plan(self, workload: Workload, implementation: str):
+        # A `RowPlan`, in the place of the `Plan` of other layers.
         return row_plan(self.network, workload, implementation)
 
     def call(self, inputs, training=None):
@@ -175,7 +176,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
             return indices
         return ops.where(ops.less(indices, self.input_dim), indices, indices + padding)
 
-    def _kernels_of(self, plan: RowPlan, training: bool = False) -> list:
+    def _kernels_of(self, plan, training: bool = False) -> list:
         if plan.implementation == "reconstructed":
             return [self._kernel.merged(training)]
         return self._kernel.values(training)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -223,7 +224,7 @@ def _layer_report(target: Target, layer) -> LayerReport:
     kernel = kernel_array(target)
     matrix = kernel.astype("float64").reshape(-1, kernel.shape[-1])
     spectrum = _singular_values(matrix)
-    common = {
+    common: dict[str, Any] = {
         "path": target.path,
         "layer": type(target.layer).__name__,
         "kernel_shape": tuple(kernel.shape),

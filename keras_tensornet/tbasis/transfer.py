@@ -71,7 +71,7 @@ def load_basis(path: str | os.PathLike, trainable: bool = False, name: str | Non
         ValueError: if the file holds no basis.
     """
     with np.load(path) as file:
-        values = file["basis"] if "basis" in file else np.empty(0)
+        values: np.ndarray = file["basis"] if "basis" in file else np.empty(0)
     if values.ndim != 4 or values.shape[1] != values.shape[3]:
         raise ValueError(
             "The file must hold a basis of shape (size, rank, mode, rank), as `save_basis` writes "

@@ -95,7 +95,7 @@ class ADMM(keras.callbacks.Callback):
         workers=None,
         backup=None,
         **choices,
-    ):
+    ) -> None:
         super().__init__()
         check_choices(plan, choices)
         self.plan = plan
@@ -270,7 +270,8 @@ class ADMM(keras.callbacks.Callback):
 
     def _pull(self) -> None:
         """Hand the new targets and rho to the training."""
-        for splitting, penalty in zip(self._splittings, self._switch.penalties, strict=True):
+        penalties = [] if self._switch is None else self._switch.penalties
+        for splitting, penalty in zip(self._splittings, penalties, strict=True):
             penalty.target.assign(splitting.target)
             penalty.rho.assign(splitting.rho)
 

@@ -75,7 +75,18 @@ class Splitting:
     @property
     def target(self) -> np.ndarray:
         """What the kernel is pulled towards: Z - U."""
-        return self.z - self.u
+        z, u = self.z_and_u()
+        return z - u
+
+    def z_and_u(self) -> tuple[np.ndarray, np.ndarray]:
+        """The low-rank copy and the scaled dual variable.
+
+        Raises:
+            RuntimeError: before `start`.
+        """
+        if self.z is None or self.u is None:
+            raise RuntimeError(f"The kernel '{self.path}' has no Z and U yet. Call `start` first.")
+        return self.z, self.u
 
     def start(self, kernel: np.ndarray, warm: bool = True) -> None:
         """Set U = 0 and Z to the kernel's projection, or with `warm=False` to the kernel itself."""
@@ -86,27 +97,29 @@ class Splitting:
 
     def update(self, kernel: np.ndarray) -> Residuals:
         """Equations 18 and 13 for a kernel that has been trained: new Z, then new U."""
-        before = self.z
+        before, u = self.z_and_u()
         penalty = 0.5 * self.rho * norm(kernel - self.target) ** 2
-        self._project(kernel + self.u)
-        gap, move = kernel - self.z, self.z - before
-        wanted = self.u + gap
+        z = self._project(kernel + u)
+        gap, move = kernel - z, z - before
+        wanted = u + gap
         self.u = _bounded(wanted, norm(kernel))
         if self.adaptive:
             outgrown = norm(wanted) > norm(kernel)
-            self._balance(norm(gap), norm(move), max(norm(kernel), norm(self.z)), outgrown)
+            self._balance(norm(gap), norm(move), max(norm(kernel), norm(z)), outgrown)
         scale = norm(kernel) or 1.0
         return Residuals(norm(gap) / scale, norm(move) / scale, penalty, self.rho, scale)
 
     def measure(self, kernel: np.ndarray) -> Residuals:
         """How a kernel stands before the first update: Z has not moved yet."""
+        z, _ = self.z_and_u()
         size = norm(kernel) or 1.0
         penalty = 0.5 * self.rho * norm(kernel - self.target) ** 2
-        return Residuals(norm(kernel - self.z) / size, 0.0, penalty, self.rho, size)
+        return Residuals(norm(kernel - z) / size, 0.0, penalty, self.rho, size)
 
-    def _project(self, kernel: np.ndarray) -> None:
+    def _project(self, kernel: np.ndarray) -> np.ndarray:
         self.cores = project_to_cores(kernel, self.network, self.modes, self.cores)
         self.z = merge_cores(self.cores, self.network, self.modes).astype(kernel.dtype)
+        return self.z
 
     def _balance(self, gap: float, move: float, size: float, outgrown: bool = False) -> None:
         """Change rho if one relative residual is far larger than the other, or U outgrew W.
@@ -115,13 +128,14 @@ class Splitting:
         against (Wohlberg 2017), so that the scale of the loss does not matter. The unscaled
         dual variable rho U stays.
         """
-        primal, dual = gap * norm(self.u), move * size  # both times size |U|
+        _, u = self.z_and_u()
+        primal, dual = gap * norm(u), move * size  # both times size |U|
         rho = self.rho
         if outgrown or primal > IMBALANCE * dual:
             rho = min(rho * STEP, self.first_rho * RANGE)
         elif dual > IMBALANCE * primal:
             rho = max(rho / STEP, self.first_rho)
-        self.u = (self.u * (self.rho / rho)).astype(self.u.dtype)
+        self.u = (u * (self.rho / rho)).astype(u.dtype)
         self.rho = rho
 
 

@@ -34,13 +34,14 @@ def save_state(path: str | os.PathLike, splittings: list[Splitting], counts: dic
     }
     arrays = {"header": np.array(json.dumps(header))}
     for number, splitting in enumerate(splittings):
-        arrays |= {f"z{number}": splitting.z, f"u{number}": splitting.u}
+        z, u = splitting.z_and_u()
+        arrays |= {f"z{number}": z, f"u{number}": u}
         for place, core in enumerate(splitting.cores or []):
             arrays[f"core{number}_{place}"] = core
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:  # NumPy would append ".npz" to a name
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub sees `allow_pickle`
 
     write_whole(path, write)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import keras
 
+from keras_tensornet import formats
 from keras_tensornet.compression import rules
 from keras_tensornet.compression.planning import plan_compression
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
@@ -105,6 +107,7 @@ def _target(choice: LayerChoice, found: Mapping) -> Target:
             f"The plan must be one for this model. The kernel of '{choice.path}' has shape "
             f"{tuple(variable.shape)}, the plan's {tuple(choice.kernel_shape)}."
         )
-    form = Subject(found[choice.path]).form(choice.format, choice.arguments)
-    _, network = form.network(choice.rank)
+    name = formats.get(choice.format).name
+    form = Subject(found[choice.path]).form(name, choice.arguments)
+    _, network = form.network(cast(formats.Rank, choice.rank))  # None only where it stays dense
     return Target(choice.path, variable, network, form.modes)

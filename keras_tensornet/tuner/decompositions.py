@@ -58,7 +58,7 @@ class Exact:
 class Decompositions:
     """The decompositions made so far for the layers of one trained model."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.shapes: dict[tuple, Shape] = {}
         self.exact: dict[tuple, Exact] = {}
         self.kept: dict[tuple, dict[tuple, tuple]] = {}

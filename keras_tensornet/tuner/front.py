@@ -83,7 +83,7 @@ class ParetoFront:
         return len(self.front)
 
     def __str__(self) -> str:
-        rows = [(*HEADER[:1], self.metric, *HEADER[2:])]
+        rows: list[tuple[str, ...]] = [(*HEADER[:1], self.metric, *HEADER[2:])]
         rows += [_row(trial) for trial in self.trials]
         widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(r, widths, strict=True)) for r in rows]
@@ -165,7 +165,8 @@ def pareto(
     validation.one_of("size", size, SIZES)
     trials = _trials(tuner)
     goal = getattr(getattr(tuner, "hypermodel", None), "size_objective", None)
-    metric = metric or getattr(goal, "metric", "val_accuracy")
+    if not metric:
+        metric = str(getattr(goal, "metric", "val_accuracy"))
     if direction is None:
         direction = goal.direction if goal and goal.metric == metric else _direction(metric)
     validation.one_of("direction", direction, ("max", "min"))

@@ -7,6 +7,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import keras_tuner
@@ -106,7 +107,9 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         self.decompositions = Decompositions()
         self.fitted: dict[tuple, keras.Model] = {}
         self.dense_size: ModelSize | None = None
-        self._dense_sizes = weakref.WeakKeyDictionary()
+        self._dense_sizes: weakref.WeakKeyDictionary[keras.Model, ModelSize] = (
+            weakref.WeakKeyDictionary()
+        )
         if is_model:
             self._targets(model_or_build_fn)  # errors now rather than in the first trial
 
@@ -203,7 +206,11 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
 
     def _shared_basis(self, dense, choice: Choice) -> keras.Model:
         excluded = self._excluded_from_basis(dense)
-        how = {"mode": _basis_mode(dense, excluded), "exclude": excluded, "seed": self.seed}
+        how: dict[str, Any] = {
+            "mode": _basis_mode(dense, excluded),
+            "exclude": excluded,
+            "seed": self.seed,
+        }
         if not self.trained:
             return tbasis_model(dense, choice.size, choice.rank, **how)
         if dense is not self.source:
@@ -223,7 +230,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         return lambda layer, path: path not in chosen
 
 
-def _untrained(target: Target, format: str, rank: int, arguments: dict):
+def _untrained(target: Target, format: str, rank, arguments: dict):
     """A new factorized layer for a dense one, as its initializer makes it; None if it is larger."""
     config = settings_of(target.layer, DENSE_ONLY) | {"format": format, "rank": rank} | arguments
     layer = target.row.factorized(**config)

@@ -92,7 +92,7 @@ def _flops(layer, times: int) -> int:
     if isinstance(layer, FactorizedMethods):
         return times * layer.plan_for(batch_size=1, merged=True).flops
     if isinstance(layer, keras.layers.RNN):
-        kernels = (getattr(layer.cell, name, None) for name in ("kernel", "recurrent_kernel"))
+        kernels = [getattr(layer.cell, name, None) for name in ("kernel", "recurrent_kernel")]
         steps = (shape or (None, None))[1] or EXTENT_HINT
         return times * steps * sum(2 * _entries(kernel) for kernel in kernels)
     pair = [getattr(layer, name, None) for name in ("depthwise_kernel", "pointwise_kernel")]

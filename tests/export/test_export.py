@@ -104,6 +104,16 @@ def test_saved_model_has_named_inputs_an_open_batch_and_several_endpoints(tmp_pa
         np.testing.assert_allclose(chances.sum(axis=-1), 1.0, atol=1e-5)
 
 
+def test_open_extents_are_filled_for_the_check(tmp_path):
+    inputs = keras.Input((None, None, 3), name="image")
+    x = layers.FactorizedConv2D(4, 3, 2, name="conv")(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="pool")(x))
+    report = export.export_model(model, tmp_path / "open")
+    assert report.inputs == ("image",) and report.alone
+    # 1e-4 of the largest output: the same float32 sums in another order
+    assert report.difference <= 1e-4 * report.scale
+
+
 def test_litert_names_recurrent_layers_that_are_not_unrolled(tmp_path):
     model = keras.Sequential([keras.Input((3, 4)), keras.layers.LSTM(2, name="memory")])
     with pytest.raises(ValueError, match=r"layers memory\. Build them with unroll=True"):

@@ -9,12 +9,13 @@ from keras_tensornet import validation
 from keras_tensornet.contraction import IMPLEMENTATIONS, Plan, Workload, make_plan
 from keras_tensornet.contraction.norms import norm_plan
 from keras_tensornet.initializers import MergedVarianceScaling, merged_variance
+from keras_tensornet.layers.mixin import LayerMixin
 from keras_tensornet.layers.tbasis.basis import _seed, basis_values, check_basis_shape
 from keras_tensornet.layers.tbasis.cores import ADAPTERS, TBasisCores, merge_ring
 from keras_tensornet.layers.tbasis.envelopes import Envelope, envelope
 
 
-class TBasisMethods:
+class TBasisMethods(LayerMixin):
     """Methods of `TBasisDense` and `TBasisConv2D`.
 
     A layer is called with the basis, and then owns its coefficients, or with its cores, and then a
@@ -48,8 +49,8 @@ class TBasisMethods:
         self.adapters = validation.one_of("adapters", adapters, ADAPTERS)
         self.implementation = validation.one_of("implementation", implementation, IMPLEMENTATIONS)
         self.seed = None if seed is None else _seed(seed)
-        self.bias = None
-        self._own_cores = None
+        self.bias: keras.Variable | None = None
+        self._own_cores: TBasisCores | None = None
         self._visible_basis = None
 
     def __call__(self, inputs, basis=None, cores=None, **kwargs):
@@ -150,7 +151,7 @@ class TBasisMethods:
     def _cut_cores(self, basis, cores) -> list:
         """The cores of the ring's network: the layer's own from the basis, or those given."""
         self._check_given(basis, cores)
-        if cores is None:
+        if cores is None and self._own_cores is not None:  # it has them, as checked
             cores = self._own_cores(basis)[0]
         return self.ring.cut(ops.unstack(cores, self.ring.num_cores), ops)
 

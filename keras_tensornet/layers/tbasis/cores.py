@@ -122,7 +122,8 @@ class TBasisCores(keras.layers.Layer):
 
     def check_basis(self, shape, name: str) -> None:
         """Refuse a basis of another shape than the coefficients are for; `name` is the layer's."""
-        size, *_ = check_basis_shape(shape, *self.basis_shape[1:3], name)
+        _, rank, mode, _ = self.basis_shape
+        size, *_ = check_basis_shape(shape, rank, mode, name)
         if size != self.basis_shape[0]:
             raise ValueError(
                 f"Layer '{name}' was built for a basis of {self.basis_shape[0]} tensors. "

@@ -141,7 +141,7 @@ def _network(modes: KernelModes, rank: int) -> Network:
     num_cores = places + (positions > 1)
     bonds = [f"r{bond}" for bond in range(num_cores)]
     closed = [*bonds[1:], bonds[0]]
-    cores = [
+    cores: list[tuple[str, ...]] = [
         (left, f"o{place}", f"i{place}", right)
         for place, (left, right) in enumerate(zip(bonds[:places], closed[:places], strict=True))
     ]
