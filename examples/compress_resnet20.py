@@ -2,10 +2,12 @@
 
 Compresses a trained CIFAR-10 ResNet-20 without any training, in every format, at several sizes,
 with ranks by a uniform ratio and by one budget, with and without calibration data, and draws the
-figure. With `--finetune EPOCHS` it trains some of the models afterwards: three times fewer
-parameters without loss is the claim of Gabor & Zdunek 2022.
+figure. With `--finetune EPOCHS` it trains models that were compressed by budget with calibration:
+three times fewer parameters without loss is the claim of Gabor & Zdunek 2022 for tensor trains.
 
     python examples/compress_resnet20.py --model resnet20_cifar10.keras
+    python examples/compress_resnet20.py --model resnet20_cifar10.keras \\
+        --formats tt tr --sizes 3 4 --finetune 3
 
 Every run is written to the results file as soon as it is done; an interrupted study goes on where
 it stopped. `--model` is any `.keras` classifier of CIFAR-10 images normalised as
@@ -82,12 +84,12 @@ class Study:
         ratio = uniform_ratio(self.model, format, self.model.count_params() / size)
         return compress_model(self.model, format=format, ratio=ratio, calibration_data=data)
 
-    def finetuned(self, size: float, epochs: int) -> None:
+    def finetuned(self, format: str, size: float, epochs: int) -> None:
         """Compress by budget with calibration, train, and write the accuracy down."""
-        settings = {"format": "tt", "size": size, "finetune": epochs}
+        settings = {"format": format, "size": size, "finetune": epochs}
         if records.find(self.results, settings) is not None:
             return
-        small = self.compressed("tt", size, "budget", True)
+        small = self.compressed(format, size, "budget", True)
         before = self.accuracy(small)
         start = time.perf_counter()
         trained = finetune(
@@ -163,7 +165,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a trained .keras file")
     parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
     parser.add_argument("--sizes", nargs="+", type=float, default=SIZES, help="times smaller")
-    parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS")
+    parser.add_argument(
+        "--finetune", type=int, default=0, metavar="EPOCHS", help="train compressed models instead"
+    )
     parser.add_argument("--results", type=Path, default=FOLDER / "compression_resnet20.json")
     parser.add_argument("--smoke", action="store_true", help="random weights and images, seconds")
     arguments = parser.parse_args()
@@ -183,12 +187,12 @@ def main() -> None:
     dense = (model.count_params(), study.accuracy(model))
     print(f"dense: {dense[0]:,} parameters, {dense[1]:.4f}", flush=True)
     for format, size in product(arguments.formats, arguments.sizes):
+        if arguments.finetune:
+            study.finetuned(format, size, arguments.finetune)
+            continue
         for calibrated, ranks in product((True, False), ("budget", "uniform")):
             study.run(format, size, ranks, calibrated)
         draw(arguments.results, arguments.results.with_suffix(".png"), dense)
-    if arguments.finetune:
-        for size in (*arguments.sizes, 3.0):
-            study.finetuned(size, arguments.finetune)
 
 
 if __name__ == "__main__":
