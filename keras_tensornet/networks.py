@@ -289,7 +289,17 @@ def _hangs_together(part: int, pairs: list[list[int]]) -> bool:
 
 
 def clip_ranks(network: Network) -> Network:
-    """The network with each bond cut to what its modes allow; warns where it cuts."""
+    """The network with each bond cut to what its modes allow; warns where it cuts.
+
+    It warns of a single core as well, which is the whole kernel at any rank.
+    """
+    if len(network.cores) == 1:
+        validation.warn_user(
+            f"With these modes the {network.name} network is a single core, as large as the dense "
+            f"kernel, and `rank` changes nothing. Received: modes of sizes "
+            f"{network.sizes_of(network.mode_labels)}. Give `in_modes` and `out_modes` of two or "
+            "more factors, or another format."
+        )
     useful = largest_useful_ranks(network)
     if useful == network.rank:
         return network

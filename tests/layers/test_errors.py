@@ -229,6 +229,13 @@ def test_ranks_above_what_the_modes_allow_are_cut_with_a_warning(row):
     assert layer.network.num_params < 1000**2
 
 
+def test_a_single_core_has_no_rank_and_says_so():
+    layer = tensor_layers.TTDense(30, 4, in_modes=1, out_modes=1)
+    with pytest.warns(UserWarning, match=r"a single core, as large as the dense kernel.*84, 30"):
+        layer.build((None, 84))
+    assert layer.network.num_params == 84 * 30
+
+
 def test_numpy_integers_and_lists_are_integers_and_tuples():
     layer = tensor_layers.TRDense(
         np.int64(10), [np.int32(2), 3, 2, 3], in_modes=[3, np.int64(4)], out_modes=np.int64(2)
