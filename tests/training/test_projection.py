@@ -19,6 +19,7 @@ from keras_tensornet.training.projection import (
     project_to_cores,
 )
 from keras_tensornet.training.splitting import RANGE, Splitting
+from keras_tensornet.training.state import save_state
 
 # Unequal modes, a mode of 1, groups, separate and joint spatial modes.
 MODES = {
@@ -207,6 +208,16 @@ def test_a_cold_start_holds_the_kernel_itself():
     # W itself is nearest to W, but it is not in the set, so Z has to leave it.
     splitting.update(kernel)
     assert norm(splitting.z - kernel) > 0.1 * norm(kernel)
+
+
+def test_there_is_nothing_to_pull_or_save_before_the_start(tmp_path):
+    modes = MODES["conv"]
+    splitting = Splitting("layer", network_for("tt", modes), modes, 0.5)
+    with pytest.raises(RuntimeError, match=r"'layer' has no Z and U yet\. Call `start`"):
+        splitting.update(kernel_for(modes))
+    with pytest.raises(RuntimeError, match="Call `start` first"):
+        save_state(tmp_path / "state", [splitting], {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
