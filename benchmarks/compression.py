@@ -35,6 +35,7 @@ from keras_tensornet import (
     to_dense_model,
     to_stock_model,
 )
+from keras_tensornet.compression.targets import find_targets
 from keras_tensornet.decompositions import cp_als
 from keras_tensornet.freezing import factorized_layers
 
@@ -82,6 +83,7 @@ def full_rank_plan(model, format: str) -> CompressionPlan:
     ranks would be those of any ring of that shape.
     """
     plan = plan_compression(model, format=format, rank=1, exclude=())
+    trained = {target.path: target.layer for target in find_targets(model)}
     for choice in plan:
         rank, arguments = FULL, {}
         if format == "tr":
@@ -89,7 +91,7 @@ def full_rank_plan(model, format: str) -> CompressionPlan:
             arguments |= {} if choice.layer == "Dense" else {"spatial": "joint"}
             factorized = getattr(layers, f"Factorized{choice.layer}")
             rank = factorized.from_layer(
-                model.get_layer(choice.path), format=format, eps=EPS, **arguments
+                trained[choice.path], format=format, eps=EPS, **arguments
             ).rank
         plan = plan.with_layer(choice.path, rank, format, **arguments)
     return plan
