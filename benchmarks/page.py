@@ -136,11 +136,12 @@ def growth_section(result: dict) -> list[str]:
 def compression_section(result: dict) -> list[str]:
     """Compressing trained models."""
     parts = {
-        "difference": "Networks of keras.applications with random weights and 64 x 64 images, every "
-        "layer brought into a format at full rank: the largest difference of outputs over the "
-        "largest output, of the compressed model and of the dense and the stock model made from it.",
-        "peak_mb": "`compress_model` by energy, each in a fresh process: seconds, the model's size, "
-        "and the peak of resident memory above what the loaded model takes.",
+        "difference": "Networks of keras.applications with random weights and 64 x 64 images, "
+        "every layer brought into a format at full rank: the largest difference of outputs over "
+        "the largest output, of the compressed model and of the dense and the stock model made "
+        "from it.",
+        "peak_mb": "`compress_model` by energy, each in a fresh process: seconds, the model's "
+        "size, and the peak of resident memory above what the loaded model takes.",
         "error": "CP of one large kernel against tensorly's `parafac`: seconds, relative errors.",
     }
     lines = ["## Compressing"]
