@@ -26,6 +26,7 @@ import records
 
 from keras_tensornet import datasets, layers, models
 
+METHODS = ("dense", "ring", "matrix", "tucker")
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 
 
@@ -164,9 +165,7 @@ def main() -> None:
     """Train what is not recorded yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", nargs="?", choices=list(TABLES), default="lenet300")
-    parser.add_argument(
-        "--methods", nargs="+", default=["dense", "ring", "matrix", "tucker"], help="which rows"
-    )
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--ranks", type=int, nargs="+", help="only these ranks; dense is 0")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="instead of the paper's")

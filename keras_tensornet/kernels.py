@@ -264,13 +264,13 @@ def rank_for_threshold(format_name: str, modes: KernelModes, kernel: np.ndarray,
 
 def relative_error(found: np.ndarray, kernel: np.ndarray) -> float:
     """Frobenius norm of (found - kernel) over that of the kernel; 0 for a zero kernel met."""
-    error = _norm(np.subtract(found, kernel, dtype="float64"))
-    norm = _norm(kernel)
-    return error / norm if norm else error
+    error, size = norm(np.subtract(found, kernel, dtype="float64")), norm(kernel)
+    return error / size if size else error
 
 
-def _norm(array: np.ndarray) -> float:
-    return math.sqrt(np.sum(np.square(array, dtype="float64")))
+def norm(array: np.ndarray) -> float:
+    """Frobenius norm, summed in float64."""
+    return float(np.linalg.norm(np.ravel(array).astype("float64", copy=False)))
 
 
 def _assign_unchanged(core, merged: np.ndarray, value):

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_tensornet.compression.weighted import refine
 from keras_tensornet.contraction import kernel_plan, to_keras_layout
-from keras_tensornet.kernels import decompose_kernel
+from keras_tensornet.kernels import decompose_kernel, norm
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
 
@@ -93,11 +93,6 @@ def in_threads(function: Callable, items: Sequence, workers: int | None = None) 
         return [function(item) for item in items]
     with ThreadPoolExecutor(max_workers=min(workers, len(items))) as pool:
         return list(pool.map(function, items))
-
-
-def norm(array: np.ndarray) -> float:
-    """Frobenius norm, summed in float64."""
-    return float(np.linalg.norm(np.ravel(array).astype("float64", copy=False)))
 
 
 class _PlainMetric:

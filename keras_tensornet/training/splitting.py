@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from keras_tensornet.kernels import norm
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
-from keras_tensornet.training.projection import merge_cores, norm, project_to_cores
+from keras_tensornet.training.projection import merge_cores, project_to_cores
 
 # Residual balancing: when one residual is this many times the other, rho changes by a factor of 2.
 # It stays between its first value and a thousand times that: over a set that is not convex, ADMM
