@@ -24,7 +24,7 @@ from keras_tensornet import validation
 from keras_tensornet.compiled import forward_function, gradient_function
 from keras_tensornet.contraction import candidate_plans
 from keras_tensornet.freezing import factorized_layers, forget_compiled_functions
-from keras_tensornet.layers.common import EXTENT_HINT
+from keras_tensornet.shapes import with_batch
 
 # A candidate is measured at least this often, and until this much time has gone into it.
 LEAST_REPEATS = 5
@@ -116,7 +116,7 @@ def autotune(
     known: dict = {}
     measurements = []
     for done, layer in enumerate(layers):
-        shape = _input_shape(layer, batch_size)
+        shape = with_batch(layer.built_shape, batch_size)
         key = (layer.network, shape, _settings(layer))
         if key not in known:
             known[key] = _measure(layer, shape, training, candidates, jit_compile)
@@ -201,11 +201,6 @@ def _choose(layer, training: bool, chain: str) -> None:
     if not isinstance(before, dict):
         before = {"inference": before, "training": before}
     layer.implementation = before | {"training" if training else "inference": chain}
-
-
-def _input_shape(layer, batch_size: int) -> tuple[int, ...]:
-    """The shape a layer was built with, the batch and any unknown extent filled in."""
-    return (batch_size, *(extent or EXTENT_HINT for extent in layer.built_shape[1:]))
 
 
 def _settings(layer) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from keras_tensornet import validation
 from keras_tensornet.export import forms, verification, writers
 from keras_tensornet.files import write_whole
-from keras_tensornet.layers.common import EXTENT_HINT
+from keras_tensornet.shapes import with_batch
 
 FORMATS = ("tf_saved_model", "litert", "onnx", "keras")
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "keras": ".keras"}
@@ -287,7 +287,7 @@ def _inputs(name: str, model, given) -> dict[str, np.ndarray]:
 
 
 def _default(tensor, rng) -> np.ndarray:
-    shape = (SAMPLES, *(extent or EXTENT_HINT for extent in tensor.shape[1:]))
+    shape = with_batch(tensor.shape, SAMPLES)
     if not keras.backend.is_float_dtype(tensor.dtype):
         return np.zeros(shape, tensor.dtype)
     return rng.normal(size=shape).astype(tensor.dtype)

@@ -24,9 +24,10 @@ from keras_tensornet.contraction import IMPLEMENTATIONS, Plan, Workload, make_pl
 from keras_tensornet.execution import run_matmul, stage_kernels
 from keras_tensornet.initializers import MergedVarianceScaling
 from keras_tensornet.kernels import FactorizedKernel
-from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods
+from keras_tensornet.layers.common import FactorizedMethods
 from keras_tensornet.modes import KernelModes, balanced_modes, kernel_modes, resolve_modes
 from keras_tensornet.networks import clip_ranks
+from keras_tensornet.shapes import BATCH_HINT, rows_of
 
 # `keras.layers.RNN` asks cells of this class for dropout masks once before its loop; Keras does not
 # export it. Without it a bare cell with dropout draws new masks in every step.
@@ -212,7 +213,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
 
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
         """What plans need to know of inputs of that shape: all axes but the last are rows."""
-        rows = math.prod(extent or BATCH_HINT for extent in input_shape[:-1])
+        rows = rows_of(input_shape[:-1])
         return Workload(rows=rows, training=training, merged=merged)
 
     @contextmanager

@@ -39,10 +39,6 @@ from keras_tensornet.layers.mixin import LayerMixin
 from keras_tensornet.modes import KernelModes, fewest_modes, kernel_modes
 from keras_tensornet.networks import Network, clip_ranks
 
-# Batch, and height or width, that plans assume where they are unknown.
-BATCH_HINT = 32
-EXTENT_HINT = 32
-
 
 class Frozen(NamedTuple):
     """A plan and the merged kernels of its stages."""

@@ -16,12 +16,11 @@ from keras_tensornet import formats, validation
 from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan
 from keras_tensornet.layers.common import (
-    BATCH_HINT,
-    EXTENT_HINT,
     FactorizedMethods,
     spanned_modes,
 )
 from keras_tensornet.modes import KernelModes, kernel_modes
+from keras_tensornet.shapes import BATCH_HINT, EXTENT_HINT
 
 SPATIAL = ("joint", "separate")
 PADDINGS = ("valid", "same", "causal")

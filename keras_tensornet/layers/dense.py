@@ -7,15 +7,14 @@ Grasedyck 2010 and Yin et al. 2021 for `HTDense`.
 
 from __future__ import annotations
 
-import math
-
 import keras
 from keras import ops
 
 from keras_tensornet import validation
 from keras_tensornet.contraction import Workload
 from keras_tensornet.execution import run_matmul
-from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods, serialisable
+from keras_tensornet.layers.common import FactorizedMethods, serialisable
+from keras_tensornet.shapes import rows_of
 
 
 @serialisable
@@ -115,7 +114,7 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
 
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
         """What plans need to know of inputs of that shape: all axes but the last are rows."""
-        rows = math.prod(extent or BATCH_HINT for extent in input_shape[:-1])
+        rows = rows_of(input_shape[:-1])
         return Workload(rows=rows, training=training, merged=merged)
 
     def call(self, inputs, training=None):

@@ -6,16 +6,15 @@ size and its new labels one output size; both are then split into modes as in a 
 
 from __future__ import annotations
 
-import math
-
 import keras
 from keras import ops
 
 from keras_tensornet import validation
 from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import one_unknown, run_matmul
-from keras_tensornet.layers.common import BATCH_HINT, FactorizedMethods, serialisable
+from keras_tensornet.layers.common import FactorizedMethods, serialisable
 from keras_tensornet.layers.equations import parse_equation
+from keras_tensornet.shapes import rows_of
 
 
 @serialisable
@@ -122,7 +121,7 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
         """What plans need to know of inputs of that shape."""
         rows, _ = self._equation.input_axes(len(input_shape))
-        count = math.prod(input_shape[axis] or BATCH_HINT for axis in rows)
+        count = rows_of(input_shape[axis] for axis in rows)
         return Workload(rows=count, training=training, merged=merged)
 
     def call(self, inputs, training=None):

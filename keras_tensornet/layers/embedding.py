@@ -16,7 +16,6 @@ from keras_tensornet.contraction import Workload
 from keras_tensornet.contraction.rows import CHOICES, row_plan
 from keras_tensornet.kernels import rank_for_threshold
 from keras_tensornet.layers.common import (
-    BATCH_HINT,
     DENSE_ONLY,
     FactorizedMethods,
     check_source,
@@ -24,6 +23,7 @@ from keras_tensornet.layers.common import (
     serialisable,
 )
 from keras_tensornet.modes import KernelModes, balanced_modes, resolve_modes
+from keras_tensornet.shapes import rows_of
 
 
 @serialisable
@@ -149,7 +149,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
 
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
         """What plans need to know of inputs of that shape: every index is a row."""
-        rows = math.prod(extent or BATCH_HINT for extent in input_shape)
+        rows = rows_of(input_shape)
         return Workload(rows=rows, training=training, merged=merged)
 
     def _make_plan(self, workload: Workload, implementation: str):

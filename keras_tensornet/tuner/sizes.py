@@ -13,7 +13,8 @@ from keras_tensornet.autotuning import interleaved_medians
 from keras_tensornet.compiled import forward_function
 from keras_tensornet.compression.walker import is_graph
 from keras_tensornet.freezing import freeze, unfreeze
-from keras_tensornet.layers.common import EXTENT_HINT, FactorizedMethods
+from keras_tensornet.layers.common import FactorizedMethods
+from keras_tensornet.shapes import EXTENT_HINT, filled, with_batch
 
 TRANSPOSED = (
     keras.layers.Conv1DTranspose,
@@ -55,7 +56,7 @@ class ModelSize:
 def measure_latency(model: keras.Model, batch_size: int) -> float:
     """Median milliseconds of the compiled forward pass on zeros, factorized layers frozen."""
     inputs = keras.tree.map_structure(
-        lambda tensor: keras.ops.zeros(_filled(tensor.shape, batch_size), tensor.dtype),
+        lambda tensor: keras.ops.zeros(with_batch(tensor.shape, batch_size), tensor.dtype),
         model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
     )
     was_frozen = any(getattr(layer, "frozen", False) for layer in model._flatten_layers())
@@ -66,10 +67,6 @@ def measure_latency(model: keras.Model, batch_size: int) -> float:
         if not was_frozen:
             unfreeze(model)
     return 1e3 * seconds
-
-
-def _filled(shape, batch_size: int) -> tuple[int, ...]:
-    return (batch_size, *(extent or EXTENT_HINT for extent in shape[1:]))
 
 
 def _calls(model, times: int) -> Iterator[tuple[keras.layers.Layer, int]]:
@@ -116,6 +113,6 @@ def _entries(kernel) -> int:
 
 def _positions(layer, shape) -> int:
     """How many positions of one example the kernel is applied to."""
-    extents = [extent or EXTENT_HINT for extent in shape[1:]]
+    extents = filled(shape[1:])
     channels = 0 if getattr(layer, "data_format", None) == "channels_first" else len(extents) - 1
     return math.prod(extent for axis, extent in enumerate(extents) if axis != channels)

@@ -7,11 +7,9 @@ from keras import ops
 
 from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan, stage_kernels
-from keras_tensornet.layers.common import BATCH_HINT, serialisable
+from keras_tensornet.layers.common import serialisable
 from keras_tensornet.layers.tbasis.common import TBasisMethods
-
-# Height and width that plans assume where they are unknown.
-EXTENT_HINT = 32
+from keras_tensornet.shapes import BATCH_HINT, filled
 
 
 @serialisable
@@ -130,7 +128,7 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
         extents: tuple | None = None,
     ) -> Plan:
         """The plan for a batch size and spatial extents, forward or training."""
-        extents = tuple(extent or EXTENT_HINT for extent in extents or self._extents)
+        extents = filled(extents or self._extents)
         channels = self.kernel_shape[-2] * self.groups
         shape = (batch_size, *extents, channels)
         if self.data_format == "channels_first":

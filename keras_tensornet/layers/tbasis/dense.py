@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import keras
 from keras import ops
 
 from keras_tensornet import validation
 from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan, stage_kernels
-from keras_tensornet.layers.common import BATCH_HINT, serialisable
+from keras_tensornet.layers.common import serialisable
 from keras_tensornet.layers.tbasis.common import TBasisMethods
+from keras_tensornet.shapes import BATCH_HINT, rows_of
 
 
 @serialisable
@@ -102,7 +101,7 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
         """Apply the cores by the plan for this batch, then bias and activation."""
         inputs = ops.cast(inputs, self.compute_dtype)
         cores = self._cut_cores(basis, cores)
-        rows = math.prod(extent or BATCH_HINT for extent in inputs.shape[:-1])
+        rows = rows_of(inputs.shape[:-1])
         plan = self.plan_for(rows, bool(training))
         kernel = self._merged_if(plan, cores)
         if kernel is not None:
