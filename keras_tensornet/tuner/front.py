@@ -103,9 +103,16 @@ class ParetoFront:
             writer.writerow([*(getattr(trial, field) for field in fields), *values])
         write_whole(path, lambda file: file.write_text(text.getvalue(), newline=""))
 
-    def to_json(self, path: str | os.PathLike) -> None:
-        """Write everything; a file that is there is replaced."""
+    def to_json(self, path: str | os.PathLike, about: Mapping | None = None) -> None:
+        """Write everything; a file that is there is replaced.
+
+        Args:
+            path: of the file.
+            about: plain values that are kept beside the trials, such as settings and versions.
+        """
         data = {**asdict(self), "trials": [asdict(trial) for trial in self.trials]}
+        if about is not None:
+            data = {"about": dict(about), **data}
         write_whole(path, lambda file: file.write_text(json.dumps(data, indent=1) + "\n"))
 
     def plot(self, path: str | os.PathLike, beside: Mapping[str, list] | None = None) -> None:

@@ -45,9 +45,10 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         model_or_build_fn: a built Sequential or Functional model, which stays as it was; or a
             function `build()` or `build(hp)` that returns one, for hyperparameters of your own.
         formats: names of formats, "tbasis" among them or not.
-        rank: (low, high), or one number; of cores and of the basis.
-        energy: (low, high) in (0, 1]; None searches ranks for trained models too.
-        basis_size: (low, high), the number of tensors of the basis.
+        rank: of cores and of the basis: a tuple (low, high), a list of values to choose from, or
+            one number.
+        energy: likewise, in (0, 1]; None searches ranks for trained models too.
+        basis_size: likewise, the number of tensors of the basis.
         per_layer: False for one value for all layers, True for one a layer, "stage" for one a stage
             (see `stage_of`), or a function from a layer's path to its group. T-Basis is always
             one for the whole model.

@@ -41,7 +41,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Space:
-    """Checked ranges, each `(low, high)` with both ends included.
+    """Checked ranges: tuples `(low, high)` with both ends included, or lists of values.
 
     Attributes:
         formats: names of formats, "tbasis" among them or not.
@@ -51,9 +51,9 @@ class Space:
     """
 
     formats: tuple[str, ...]
-    rank: tuple[int, int]
-    energy: tuple[float, float] | None
-    basis_size: tuple[int, int]
+    rank: tuple[int, int] | list[int]
+    energy: tuple[float, float] | list[float] | None
+    basis_size: tuple[int, int] | list[int]
 
     @classmethod
     def of(cls, names, rank, energy, basis_size) -> Space:
@@ -142,13 +142,21 @@ def stage_of(path: str) -> str:
     return found[1] if found else path
 
 
-def _range(name: str, value, check) -> tuple:
+def _range(name: str, value, check) -> tuple | list:
+    if isinstance(value, list):
+        if not value:
+            raise ValueError(
+                f"The search space is empty: a list of values for `{name}` must hold at least one. "
+                f"Received: {name}=[]."
+            )
+        checked = (check(f"{name}[{place}]", entry) for place, entry in enumerate(value))
+        return sorted(set(checked))
     if isinstance(value, numbers.Real):
         value = (value, value)
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
+    if not isinstance(value, tuple) or len(value) != 2:
         raise TypeError(
-            f"`{name}` must be a pair (low, high), or a single number to keep it fixed. Received: "
-            f"{name}={value!r}."
+            f"`{name}` must be a tuple (low, high), a list of the values to choose from, or one "
+            f"number, which keeps it fixed. Received: {name}={value!r}."
         )
     low, high = (check(f"{name}[{end}]", entry) for end, entry in enumerate(value))
     if low > high:
@@ -163,11 +171,17 @@ def _named(what: str, group: str) -> str:
     return f"{what}/{group}" if group else what
 
 
-def _integer(hp, name: str, limits: tuple[int, int]) -> int:
-    low, high = limits
-    return hp.Fixed(name, low) if low == high else hp.Int(name, low, high, sampling="log")
+def _integer(hp, name: str, limits: tuple | list) -> int:
+    if limits[0] == limits[-1]:
+        return hp.Fixed(name, limits[0])
+    if isinstance(limits, list):
+        return hp.Choice(name, limits, ordered=True)
+    return hp.Int(name, *limits, sampling="log")
 
 
-def _number(hp, name: str, limits: tuple[float, float]) -> float:
-    low, high = limits
-    return hp.Fixed(name, low) if low == high else hp.Float(name, low, high)
+def _number(hp, name: str, limits: tuple | list) -> float:
+    if limits[0] == limits[-1]:
+        return hp.Fixed(name, limits[0])
+    if isinstance(limits, list):
+        return hp.Choice(name, limits, ordered=True)
+    return hp.Float(name, *limits)

@@ -117,6 +117,26 @@ def test_values_per_layer_and_per_stage():
     assert tuning.stage_of("fc1") == "fc1"
 
 
+def test_lists_are_the_values_themselves_and_a_grid_visits_each_once(tmp_path):
+    hypermodel = tuning.TensorNetHyperModel(
+        small_cnn, ("tr", "tbasis"), rank=[3, 2, 3], basis_size=[4]
+    )
+    hypermodel.fit = lambda hp, model, *args, **kwargs: 0.0
+    tuner = keras_tuner.GridSearch(
+        hypermodel, keras_tuner.Objective("default_objective", "min"), directory=tmp_path
+    )
+    tuner.search()
+    visited = [
+        (values["format"], values[f"{values['format']}_rank"])
+        for values in (trial.hyperparameters.values for trial in tuner.oracle.trials.values())
+    ]
+    assert sorted(visited) == [("tbasis", 2), ("tbasis", 3), ("tr", 2), ("tr", 3)]
+    trained = tuning.TensorNetHyperModel(small_cnn(), "tt", energy=[0.9, 0.5])
+    hp = keras_tuner.HyperParameters()
+    trained.build(hp)
+    assert [one.values for one in hp.space if one.name == "tt_energy"] == [[0.5, 0.9]]
+
+
 def test_own_hyperparameters_of_the_build_function_and_of_compile():
     def with_units(hp):
         units = hp.Int("units", 8, 16)
@@ -440,10 +460,13 @@ def test_a_trial_that_raises_leaves_the_rest_of_the_search(tmp_path):
         ({"formats": ("tr", "xx")}, ValueError, "`formats` must be one of .*Received: .*'xx'"),
         ({"rank": (5, 2)}, ValueError, "The search space is empty: `rank`"),
         ({"rank": (0, 2)}, ValueError, r"`rank\[0\]` must be at least 1"),
-        ({"rank": "many"}, TypeError, r"`rank` must be a pair \(low, high\)"),
+        ({"rank": "many"}, TypeError, r"`rank` must be a tuple \(low, high\), a list of"),
+        ({"rank": []}, ValueError, "empty: a list of values for `rank`"),
+        ({"rank": [2, 0]}, ValueError, r"`rank\[1\]` must be at least 1"),
+        ({"energy": [0.5, 2.0]}, ValueError, r"`energy\[1\]` must lie in \(0, 1\]"),
         ({"energy": (0.0, 0.5)}, ValueError, r"`energy\[0\]` must lie in \(0, 1\]"),
         ({"energy": (0.5, 1.5)}, ValueError, r"`energy\[1\]` must lie in \(0, 1\]"),
-        ({"basis_size": (2, 3, 4)}, TypeError, "`basis_size` must be a pair"),
+        ({"basis_size": (2, 3, 4)}, TypeError, "`basis_size` must be a tuple"),
         ({"per_layer": "layer"}, ValueError, "`per_layer` must be False"),
         ({"objective": "val_accuracy"}, TypeError, "must be a SizeObjective"),
         ({"include": "nothing"}, ValueError, "matches none of"),
