@@ -2,7 +2,7 @@
 
 As in section 5.3 of Yin et al. 2021, only the input-to-hidden kernel is compressed, with the gates
 in its first output mode. The dense LSTM is trained first; then, at equal epochs, ADMM is compared
-with direct decomposition and with a TT-LSTM from random cores. `recurrent.py` has the same network.
+with direct decomposition and with a TT-LSTM from random cores. `recurrent.py` has the same task.
 
     python examples/admm_lstm.py            # all runs; those already in the results are skipped
     python examples/admm_lstm.py --smoke    # the 8 x 8 digits of scikit-learn, nothing is kept
@@ -24,7 +24,7 @@ import keras
 from keras_tensornet import datasets
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "admm_lstm.json"
-UNITS = 256
+UNITS = 128
 BATCH = 128
 SEEDS = (0, 1, 2)
 ROW_MODES = {28: (4, 7), 8: (2, 4)}
@@ -40,7 +40,7 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
         "task": f"lstm on the rows of {name}",
         "epochs": {"dense": 1, "admm": 1, "finetune": 1}
         if arguments.smoke
-        else {"dense": 3, "admm": 3, "finetune": 2},
+        else {"dense": 2, "admm": 3, "finetune": 2},
         "batch_size": BATCH,
         "optimizer": "Adam 0.002, cosine decay in each phase",
         "rho": 0.5,
@@ -75,7 +75,7 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
 
     train = admm_study.trainer(train_images, data.y_train, BATCH)
     evaluate = admm_study.evaluator(test_images, data.y_test)
-    modes = {"rank": settings["rank"], "in_modes": ROW_MODES[row], "out_modes": (16, 16)}
+    modes = {"rank": settings["rank"], "in_modes": ROW_MODES[row], "out_modes": (16, UNITS // 16)}
     plan = {"format": "ttm", "rank": settings["rank"], "overrides": {"lstm": modes}}
     return admm_study.Study(results, settings, trained, compile, train, evaluate, plan)
 

@@ -67,13 +67,13 @@ def study(arguments, results: Path) -> admm_study.Study:
     data = _noise() if arguments.smoke else datasets.load("cifar10")
     settings = {
         "task": "resnet20 on " + ("noise" if arguments.smoke else "cifar10"),
-        "epochs": {"admm": 1, "finetune": 1} if arguments.smoke else {"admm": 6, "finetune": 4},
+        "epochs": {"admm": 1, "finetune": 1} if arguments.smoke else {"admm": 3, "finetune": 1},
         "batch_size": BATCH,
         "optimizer": "SGD, momentum 0.9, nesterov, cosine decay in each phase",
         "learning_rate": 0.02,
-        "rho": 0.02,
+        "rho": 0.1,
         "adaptive_rho": False,
-        "every": 1 if arguments.smoke else 195,  # two updates in an epoch
+        "every": 1 if arguments.smoke else 98,  # four updates in an epoch
         "format": arguments.format,
     }
 
