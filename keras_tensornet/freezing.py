@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import keras
 
+from keras_tensornet.kernels import lock, unlock
 from keras_tensornet.layers.common import FactorizedMethods
+from keras_tensornet.layers.tbasis import TBasis, TBasisCores
+from keras_tensornet.layers.tbasis.common import TBasisMethods
 
 
 def freeze(model: keras.Model, batch_size: int | None = None) -> keras.Model:
@@ -18,6 +21,9 @@ def freeze(model: keras.Model, batch_size: int | None = None) -> keras.Model:
     model, loading weights into it or assigning its cores raises a RuntimeError, so the merged
     kernels are never stale. Saving a frozen model saves its cores.
 
+    Layers on a T-Basis are frozen where the graph of the model says which basis they are called
+    with, as it does in Functional models; in subclassed models they stay as they were.
+
     Args:
         model: a built model or layer.
         batch_size: that inference will run with; 32 by default.
@@ -25,6 +31,7 @@ def freeze(model: keras.Model, batch_size: int | None = None) -> keras.Model:
     for layer in factorized_layers(model):
         if not layer.frozen:
             layer.freeze(batch_size)
+    _freeze_shared(model)
     forget_compiled_functions(model)
     return model
 
@@ -33,14 +40,59 @@ def unfreeze(model: keras.Model) -> keras.Model:
     """Undo `freeze`, in place; returns the same model."""
     for layer in factorized_layers(model):
         layer.unfreeze()
+    for layer in _layers_of(model, TBasisMethods):
+        layer.unfreeze()
+    for layer in _layers_of(model, (TBasis, TBasisCores)):
+        unlock(layer.variables)
     forget_compiled_functions(model)
     return model
 
 
 def factorized_layers(model: keras.Layer) -> list:
     """The layers of a model whose kernels are tensor networks, each once."""
+    return _layers_of(model, FactorizedMethods)
+
+
+def _layers_of(model: keras.Layer, kinds) -> list:
     layers = [model, *model._flatten_layers(include_self=False)]
-    return [layer for layer in layers if isinstance(layer, FactorizedMethods)]
+    return [layer for layer in layers if isinstance(layer, kinds)]
+
+
+def _freeze_shared(model: keras.Layer) -> None:
+    """Merge the kernels of layers on a T-Basis, and hold what they are made from."""
+    values: dict[tuple, object] = {}
+    for layer in _layers_of(model, TBasisMethods):
+        name, tensor = _shared_argument(layer)
+        given = None if tensor is None else _values_behind(tensor, values)
+        if given is not None and not layer.frozen:
+            layer.freeze(**{name: given})
+    if any(layer.frozen for layer in _layers_of(model, TBasisMethods)):
+        for layer in _layers_of(model, (TBasis, TBasisCores)):
+            lock(layer.variables)
+
+
+def _shared_argument(layer) -> tuple:
+    """ "basis" or "cores", and the symbolic tensor that a layer is called with in its graph."""
+    for node in layer._inbound_nodes:
+        for name in ("basis", "cores"):
+            tensor = node.arguments.kwargs.get(name)
+            if isinstance(tensor, keras.KerasTensor):
+                return name, tensor
+    return "", None
+
+
+def _values_behind(tensor, known: dict):
+    """The values of a basis, or of the cores made from one; None if other layers made them."""
+    maker, node, index = tensor._keras_history
+    if isinstance(maker, TBasis):
+        return maker.basis.value
+    if not isinstance(maker, TBasisCores):
+        return None
+    if (maker, node) not in known:
+        (basis,) = maker._inbound_nodes[node].input_tensors
+        values = _values_behind(basis, known)
+        known[maker, node] = None if values is None else maker.call(values)
+    return None if known[maker, node] is None else known[maker, node][index]
 
 
 def forget_compiled_functions(model: keras.Layer) -> None:

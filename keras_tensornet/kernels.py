@@ -8,6 +8,7 @@ precision) and cast once, after merging.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
 
 import keras
@@ -114,13 +115,11 @@ class FactorizedKernel(keras.layers.Layer):
 
     def lock(self) -> None:
         """Refuse new values for the cores, whoever assigns them, because merged copies exist."""
-        for core in self.cores:
-            core.assign = partial(_assign_unchanged, core, ops.convert_to_numpy(core.value))
+        lock(self.cores)
 
     def unlock(self) -> None:
         """Allow new values for the cores again."""
-        for core in self.cores:
-            vars(core).pop("assign", None)
+        unlock(self.cores)
 
     def assign(self, arrays) -> None:
         """Set the cores from arrays of their shapes."""
@@ -271,6 +270,18 @@ def relative_error(found: np.ndarray, kernel: np.ndarray) -> float:
 def norm(array: np.ndarray) -> float:
     """Frobenius norm, summed in float64."""
     return float(np.linalg.norm(np.ravel(array).astype("float64", copy=False)))
+
+
+def lock(variables: Iterable[keras.Variable]) -> None:
+    """Refuse new values for variables, whoever assigns them, until `unlock`."""
+    for variable in variables:
+        variable.assign = partial(_assign_unchanged, variable, ops.convert_to_numpy(variable.value))
+
+
+def unlock(variables: Iterable[keras.Variable]) -> None:
+    """Allow new values again."""
+    for variable in variables:
+        vars(variable).pop("assign", None)
 
 
 def _assign_unchanged(core, merged: np.ndarray, value):

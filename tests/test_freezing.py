@@ -67,6 +67,56 @@ def test_a_compiled_fit_does_not_outlive_freezing(model, images):
         model.fit(images, targets, verbose=0)
 
 
+@pytest.fixture(params=["tbasis_model", "by hand"])
+def shared(request):
+    """A model on a T-Basis: one layer owns all coefficients, or each layer its own."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    if request.param == "tbasis_model":
+        x = keras.layers.Conv2D(6, 3, strides=2, activation="relu")(inputs)
+        x = keras.layers.Conv2D(8, 3, activation="relu")(x)
+        outputs = keras.layers.Dense(5)(keras.layers.Flatten()(x))
+        return kt.tbasis_model(keras.Model(inputs, outputs), size=4, rank=3, seed=0)
+    basis = layers.TBasis(4, 3, seed=0)(inputs)
+    x = layers.TBasisConv2D(8, 3, kernel_regularizer="l2")(inputs, basis=basis)
+    outputs = layers.TBasisDense(5)(keras.layers.Flatten()(x), basis=basis)
+    return keras.Model(inputs, outputs)
+
+
+def test_layers_on_a_basis_freeze_too(shared, images):
+    before, weights = ops.convert_to_numpy(shared(images)), shared.get_weights()
+    penalty = float(sum(shared.losses))
+    kt.freeze(shared)
+    frozen = [layer for layer in shared.layers if getattr(layer, "frozen", False)]
+    assert len(frozen) == 2
+    for layer in frozen:
+        layer._cut_cores = None  # a call that computed cores would fail
+    np.testing.assert_allclose(ops.convert_to_numpy(shared(images)), before, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(float(sum(shared.losses)), penalty, rtol=1e-5)
+    with pytest.raises(RuntimeError, match=r"is frozen.*unfreeze\(model\)"):
+        shared(images, training=True)
+    with pytest.raises(RuntimeError, match="merged already"):
+        shared.set_weights([2 * weight for weight in weights])
+    for layer in frozen:
+        del layer._cut_cores
+    kt.unfreeze(shared)
+    shared.set_weights([2 * weight for weight in weights])
+    assert np.abs(ops.convert_to_numpy(shared(images)) - before).max() > 1e-3
+    shared(images, training=True)
+
+
+def test_a_basis_from_outside_the_graph_leaves_its_layers_live(images):
+    keras.utils.set_random_seed(0)
+    given = keras.Input(batch_shape=(4, 3, 9, 3))
+    inputs = keras.Input((8, 8, 3))
+    inner = keras.Model([inputs, given], layers.TBasisConv2D(8, 3)(inputs, basis=given))
+    basis = layers.TBasis(4, 3, seed=0)(inputs)
+    model = keras.Model(inputs, inner([inputs, basis]))
+    before = ops.convert_to_numpy(model(images))
+    kt.freeze(model)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(images)), before)
+
+
 def test_cores_of_a_frozen_model_cannot_be_assigned(model):
     weights = [weight * 2 for weight in model.get_weights()]
     kt.freeze(model)

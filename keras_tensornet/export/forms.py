@@ -3,7 +3,8 @@
 SavedModel, LiteRT and ONNX files are frozen when they are written: for the serving batch each
 layer gets the plan that is fastest once its kernels are merged, and the file holds those kernels.
 The dense layer is one of the plans, so these files are never slower, and nothing is merged in a
-request. A `.keras` file keeps variables; to load without this package it needs dense layers.
+request. Only a T-Basis stays as it is: its size is what it is for, and "dense" is the fast form.
+A `.keras` file keeps variables; to load without this package it needs dense layers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import keras
 from keras_tensornet import validation
 from keras_tensornet.compression import to_dense_model, to_stock_model
 from keras_tensornet.compression.walker import rewrite_model
-from keras_tensornet.freezing import factorized_layers, freeze
+from keras_tensornet.freezing import factorized_layers
 from keras_tensornet.layers import TBasis
 
 FORMS = ("factorized", "dense", "stock")
@@ -62,11 +63,12 @@ def in_form(
     if format not in MERGED_WHEN_WRITTEN or not factorized_layers(model):
         return model
     result = rewrite_model(model, lambda layer, path: None)
-    if format != "onnx":
-        return freeze(result, batch_size)
     for layer in factorized_layers(result):
-        # The converter takes no captured tensors, but folds what follows from constants.
-        layer.implementation = layer.plan_for(batch_size, merged=True).describe()
+        if format == "onnx":
+            # The converter takes no captured tensors, but folds what follows from constants.
+            layer.implementation = layer.plan_for(batch_size, merged=True).describe()
+        else:
+            layer.freeze(batch_size)
     return result
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 from keras import activations, constraints, initializers, ops, regularizers
 
@@ -21,6 +23,9 @@ class TBasisMethods(LayerMixin):
     A layer is called with the basis, and then owns its coefficients, or with its cores, and then a
     `TBasisCores` layer owns the coefficients of many layers: `tbasis_model` builds the latter.
     """
+
+    # What each layer has: a plan for a batch size, forward or training.
+    plan_for: Callable[..., Plan]
 
     def _set_arguments(
         self,
@@ -52,6 +57,7 @@ class TBasisMethods(LayerMixin):
         self.bias: keras.Variable | None = None
         self._own_cores: TBasisCores | None = None
         self._visible_basis = None
+        self._frozen_kernel = None
 
     def __call__(self, inputs, basis=None, cores=None, **kwargs):
         """Check that exactly one of basis and cores is given, and note the basis' values."""
@@ -171,6 +177,41 @@ class TBasisMethods(LayerMixin):
                 f"Layer '{self.name}' has {self.ring.num_cores} cores, for a kernel of shape "
                 f"{self.kernel_shape}. Received: {num_cores} cores."
             )
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the kernel is merged beforehand, see `freeze`."""
+        return self._frozen_kernel is not None
+
+    def freeze(self, basis=None, cores=None) -> None:
+        """Merge once, for inference: calls use the merged kernel until `unfreeze`.
+
+        `keras_tensornet.freeze(model)` does it for a whole model, and keeps basis and coefficients
+        from being changed meanwhile.
+
+        Args:
+            basis, cores: values, as the layer is called with.
+        """
+        self._frozen_kernel = ops.stop_gradient(self.merge_kernel(basis, cores))
+
+    def unfreeze(self) -> None:
+        """Undo `freeze`: compute from the basis in every call again, and allow training."""
+        self._frozen_kernel = None
+
+    def _evaluation(self, basis, cores, training, **shapes) -> tuple:
+        """The plan, the cores, and the merged kernel where the plan wants one or it is frozen."""
+        if self._frozen_kernel is None:
+            cores = self._cut_cores(basis, cores)
+            plan = self.plan_for(training=bool(training), **shapes)
+            return plan, cores, self._merged_if(plan, cores)
+        if training:
+            raise RuntimeError(
+                f"Layer '{self.name}' is frozen: its kernel is merged and cannot be trained. Call "
+                "keras_tensornet.unfreeze(model) first."
+            )
+        if self.kernel_regularizer is not None:
+            self.add_loss(self.kernel_regularizer(self._frozen_kernel))
+        return None, [], self._frozen_kernel
 
     def _plan(self, workload: Workload) -> Plan:
         return make_plan(self.ring.network, workload, self._forced or self.implementation)

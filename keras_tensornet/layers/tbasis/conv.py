@@ -145,10 +145,10 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
     def call(self, inputs, basis=None, cores=None, training=None):
         """Apply the cores by the plan for these shapes, then bias and activation."""
         inputs = ops.cast(inputs, self.compute_dtype)
-        cores = self._cut_cores(basis, cores)
-        shape = tuple(inputs.shape)
-        plan = self.plan_for(shape[0], bool(training), self._spatial_part(shape))
-        kernel = self._merged_if(plan, cores)
+        batch, extents = inputs.shape[0], self._spatial_part(tuple(inputs.shape))
+        plan, cores, kernel = self._evaluation(
+            basis, cores, training, batch_size=batch, extents=extents
+        )
         if kernel is not None:
             kernel = ops.cast(kernel, inputs.dtype)
             outputs = ops.conv(inputs, kernel, **self._settings(self.data_format))

@@ -100,10 +100,8 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
     def call(self, inputs, basis=None, cores=None, training=None):
         """Apply the cores by the plan for this batch, then bias and activation."""
         inputs = ops.cast(inputs, self.compute_dtype)
-        cores = self._cut_cores(basis, cores)
         rows = rows_of(inputs.shape[:-1])
-        plan = self.plan_for(rows, bool(training))
-        kernel = self._merged_if(plan, cores)
+        plan, cores, kernel = self._evaluation(basis, cores, training, batch_size=rows)
         if kernel is not None:
             outputs = ops.matmul(inputs, ops.cast(kernel, inputs.dtype))
         else:
