@@ -66,7 +66,7 @@ def study(arguments, results: Path) -> admm_study.Study:
     """The comparison on the whole data set, or on a few images."""
     data = _noise() if arguments.smoke else datasets.load("cifar10")
     settings = {
-        "task": "resnet20 on " + ("noise" if arguments.smoke else "cifar10"),
+        "task": "resnet8 on noise" if arguments.smoke else "resnet20 on cifar10",
         "epochs": {"admm": 1, "finetune": 1} if arguments.smoke else {"admm": 3, "finetune": 1},
         "batch_size": BATCH,
         "optimizer": "SGD, momentum 0.9, nesterov, cosine decay in each phase",
@@ -79,7 +79,7 @@ def study(arguments, results: Path) -> admm_study.Study:
 
     def trained(seed):
         if arguments.smoke:
-            return models.resnet_cifar(20)
+            return models.resnet_cifar(8)
         return keras.models.load_model(arguments.model, compile=False)
 
     def compile(model, epochs, pulled):
@@ -123,7 +123,7 @@ def main() -> None:
         sys.exit(f"There is no model at {arguments.model}. Give one with --model.")
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.json" if arguments.smoke else RESULTS
-        task = "resnet20 on noise"
+        task = "resnet8 on noise"
         if not arguments.report:
             runs = study(arguments, results)
             for seed in range(arguments.seeds):
