@@ -72,13 +72,15 @@ def _freeze_shared(model: keras.Layer) -> None:
 
 
 def _shared_argument(layer) -> tuple:
-    """ "basis" or "cores", and the symbolic tensor that a layer is called with in its graph."""
+    """The name, "basis" or "cores", and the symbolic tensor that a layer is always called with."""
+    found = {}
     for node in layer._inbound_nodes:
         for name in ("basis", "cores"):
             tensor = node.arguments.kwargs.get(name)
             if isinstance(tensor, keras.KerasTensor):
-                return name, tensor
-    return "", None
+                maker, _, index = tensor._keras_history
+                found[name, maker, index] = (name, tensor)
+    return next(iter(found.values())) if len(found) == 1 else ("", None)
 
 
 def _values_behind(tensor, known: dict):

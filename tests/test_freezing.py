@@ -117,6 +117,17 @@ def test_a_basis_from_outside_the_graph_leaves_its_layers_live(images):
     np.testing.assert_array_equal(ops.convert_to_numpy(model(images)), before)
 
 
+def test_a_layer_that_is_called_with_two_bases_stays_live(images):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    layer = layers.TBasisConv2D(3, 3, padding="same")
+    x = layer(inputs, basis=layers.TBasis(4, 3, seed=0)(inputs))
+    model = keras.Model(inputs, layer(x, basis=layers.TBasis(4, 3, seed=1)(inputs)))
+    before = ops.convert_to_numpy(model(images))
+    kt.freeze(model)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(images)), before)
+
+
 def test_cores_of_a_frozen_model_cannot_be_assigned(model):
     weights = [weight * 2 for weight in model.get_weights()]
     kt.freeze(model)
