@@ -1,9 +1,9 @@
 """LeNet-5 on MNIST: tensor rings, tensor trains and T-Basis, against the tensor-ring paper.
 
-Against Table 4 of Wang et al. 2018 (20 epochs, batch size 128, Adam). Here trials take half the
-epochs, the learning rate decays by a cosine, and whether images are shifted at random is a
-hyperparameter. The search is a grid over format, rank and shift. A trial's best epoch is chosen by
-the accuracy on the last 5,000 training images; the errors that are reported are those on the 10,000
+Against Table 4 of Wang et al. 2018, as there with 20 epochs, batch size 128 and Adam; here the
+learning rate decays by a cosine, and networks of 5,000 parameters and more see images shifted by up
+to two pixels. The search is a grid over formats and ranks. A trial's best epoch is chosen by the
+accuracy on the last 5,000 training images; the errors that are reported are those on the 10,000
 test images. A search that was stopped goes on from `--work`.
 
     python tuner/lenet5_mnist.py             # all trials; docs/results/search_lenet5_mnist.*
@@ -27,10 +27,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "search_lenet5_mnist"
 VALIDATION = 5000
 BATCH = 128
-SHIFTS = [0, 2]
-RATE = 0.003
+# Pixels by which images are moved at random, for networks of at least so many parameters.
+SHIFT, SHIFTED_FROM = 2, 5000
+RATE = 0.004
 SEED = 0
-# Table 4: parameters and error in percent of ranks 3, 5, 10, 15 and 20.
+# Table 4: parameters and error in percent of ranks 3, 5, 10, 15 and 20. The paper cuts counts to
+# hundreds: its network of rank 3 has 130 * 3 ** 2 + 400 = 1,570.
 PAPER = ((1_500, 2.24), (3_600, 1.64), (11_000, 1.39), (23_400, 0.81), (40_700, 0.69))
 
 
@@ -38,7 +40,7 @@ def main() -> int:
     """Search, evaluate on the test images, keep, compare with the paper."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, help="at most so many; all by default")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lenet5_search")
     parser.add_argument("--smoke", action="store_true", help="tiny and quick, nothing is kept")
     parser.add_argument("--report", action="store_true", help="no trials, only the table")
@@ -67,7 +69,7 @@ def settings(epochs: int) -> dict:
         "epochs": epochs,
         "batch_size": BATCH,
         "optimizer": f"Adam {RATE}, cosine decay",
-        "shift": "each image by up to so many pixels at random, a hyperparameter",
+        "shift": f"images by up to {SHIFT} pixels at random, from {SHIFTED_FROM:,} parameters on",
         "validation": f"the last {VALIDATION} training images, which choose the epoch",
         "seed": SEED,
         "machine": {
@@ -93,21 +95,21 @@ def search(work: Path, trials: int | None, epochs: int, smoke: bool):
     steps = epochs * -(-count // BATCH)
 
     def compile_model(model, hp):
-        hp.Choice("shift", SHIFTS)
         rate = keras.optimizers.schedules.CosineDecay(RATE, steps)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
 
     class Study(TensorNetHyperModel):
-        """A trial's images are shifted as its hyperparameters say."""
+        """Networks that could overfit are trained on shifted images."""
 
         def fit(self, hp, model, images, labels, **kwargs):
-            return super().fit(hp, model, batches(images, labels, hp.get("shift")), **kwargs)
+            shift = SHIFT if model.count_params() >= SHIFTED_FROM else 0
+            return super().fit(hp, model, batches(images, labels, shift), **kwargs)
 
     hypermodel = Study(
         build_digits if smoke else build,
         ("tr", "tt", "tbasis"),
-        rank=[3, 6, 12, 20],
+        rank=[3, 5, 10, 20],
         basis_size=[8],
         exclude=(),  # the paper factorizes every layer
         arguments=None if smoke else tensor_ring_arguments,
@@ -210,7 +212,7 @@ def report(found: dict) -> None:
     """For each row of the paper, the best trial that is no larger."""
     print("tensor-ring paper, Table 4     best trial that is no larger")
     for params, error in PAPER:
-        fitting = [trial for trial in found["trials"] if trial["params"] <= params]
+        fitting = [trial for trial in found["trials"] if trial["params"] < params + 100]
         if not fitting:
             print(f"{params:>7,}  {error:.2f} %           none")
             continue
