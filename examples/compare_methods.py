@@ -90,7 +90,9 @@ class Comparison:
         """The small network with the weights of the trained one."""
         if format == "tbasis":
             rank = largest_rank(lambda rank: on_basis(model, rank), model.count_params() * share)
-            return fit_tbasis(model, BASIS_SIZE, rank, exclude="fc3", steps=500, seed=self.seed)[0]
+            steps = 500 if self.data.name == "mnist" else 20
+            how = {"exclude": "fc3", "steps": steps, "seed": self.seed}
+            return fit_tbasis(model, BASIS_SIZE, rank, **how)[0]
         if start == "trained":
             plan = ktn.plan_compression(
                 model, format, params=share, calibration_data=self.data.x_train[:CALIBRATION]
