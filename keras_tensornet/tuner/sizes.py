@@ -85,7 +85,9 @@ def _calls(model, times: int) -> Iterator[tuple[keras.layers.Layer, int]]:
 
 
 def _flops(layer, times: int) -> int:
-    shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
+    built = (layer.get_build_config() or {}) if layer.built else {}
+    # A layer on a T-Basis was built with two shapes.
+    shape = built.get("input_shape") or built.get("shapes_dict", {}).get("inputs_shape")
     if isinstance(layer, FactorizedMethods):
         return times * layer.plan_for(batch_size=1, merged=True).flops
     if isinstance(layer, keras.layers.RNN):

@@ -16,6 +16,7 @@ keras = pytest.importorskip("keras")
 from keras_tensornet import tuner as tuning  # noqa: E402
 from keras_tensornet.compression.targets import find_targets, kernel_array  # noqa: E402
 from keras_tensornet.contraction import kernel_plan, to_keras_layout  # noqa: E402
+from keras_tensornet.tbasis import tbasis_model  # noqa: E402
 from keras_tensornet.tuner.decompositions import Decompositions  # noqa: E402
 
 FORMATS = ("tr", "tt", "tucker", "cp", "tbasis")
@@ -355,6 +356,12 @@ def test_flops_of_stock_layers_counted_by_hand():
     )
     size = tuning.ModelSize.of(model)
     assert (size.flops, size.params, size.latency) == (expected, model.count_params(), None)
+
+
+def test_flops_of_layers_on_a_basis_are_those_of_their_kernels():
+    dense = small_cnn()
+    shared = tbasis_model(dense, size=3, rank=2, seed=0)
+    assert tuning.ModelSize.of(shared).flops == tuning.ModelSize.of(dense).flops
 
 
 def test_flops_of_shared_recurrent_and_time_distributed_layers():
