@@ -7,6 +7,7 @@ study that was interrupted goes on with the run that was not finished.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,16 +119,28 @@ class Study:
         """The largest rank, the same for all layers, that makes the model so many times smaller."""
         if ratio is None:
             return plan_compression(model, **self.plan)
-        fits, above = 1, 64
-        chosen = plan_compression(model, rank=fits, **self.plan)
-        while above - fits > 1:
-            rank = (fits + above) // 2
-            plan = plan_compression(model, rank=rank, **self.plan)
-            if plan.params > model.count_params() / ratio:
-                above = rank
-            else:
-                fits, chosen = rank, plan
-        return chosen
+
+        def plan(rank):
+            return plan_compression(model, rank=rank, **self.plan)
+
+        return plan(largest_rank(lambda rank: plan(rank).params, model.count_params() / ratio))
+
+
+def largest_rank(params_of: Callable[[int], int], most: float) -> int:
+    """The largest rank for which `params_of(rank)` is at most so many.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    fits, above = 0, 512
+    while above - fits > 1:
+        rank = (fits + above) // 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a rank above what a layer can use
+            fits, above = (rank, above) if params_of(rank) <= most else (fits, rank)
+    if fits == 0:
+        raise ValueError(f"No rank has at most {most:,.0f} parameters.")
+    return fits
 
 
 def trainer(images, labels, batch_size: int) -> Callable:

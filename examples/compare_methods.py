@@ -21,13 +21,13 @@ import argparse
 import os
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import records
+from admm_study import largest_rank
 
 import keras_tensornet as ktn
 from keras_tensornet import datasets, layers, models
@@ -44,7 +44,7 @@ METHODS = (
 )
 SHARES = (1 / 4, 1 / 16, 1 / 64)
 # Epochs of the dense network, of ADMM, and of the small network.
-EPOCHS = {"dense": (10, 0, 0), "scratch": (0, 0, 10), "trained": (5, 0, 5), "admm": (3, 4, 3)}
+EPOCHS = {"dense": [10, 0, 0], "scratch": [0, 0, 10], "trained": [5, 0, 5], "admm": [3, 4, 3]}
 BATCH = 128
 RATE = 0.002
 BASIS_SIZE = 16
@@ -88,8 +88,9 @@ class Comparison:
 
     def compressed(self, start: str, model, format: str, share: float, epochs: int):
         """The small network with the weights of the trained one."""
+        most = model.count_params() * share
         if format == "tbasis":
-            rank = largest_rank(lambda rank: on_basis(model, rank), model.count_params() * share)
+            rank = largest_rank(lambda rank: on_basis(model, rank).count_params(), most)
             steps = 500 if self.data.name == "mnist" else 20
             how = {"exclude": "fc3", "steps": steps, "seed": self.seed}
             return fit_tbasis(model, BASIS_SIZE, rank, **how)[0]
@@ -98,8 +99,9 @@ class Comparison:
                 model, format, params=share, calibration_data=self.data.x_train[:CALIBRATION]
             )
             return ktn.compress_model(model, plan=plan)
-        whole = model.count_params()
-        rank = largest_rank(lambda rank: ktn.compress_model(model, format, rank), whole * share)
+        rank = largest_rank(
+            lambda rank: ktn.plan_compression(model, format, rank=rank).params, most
+        )
         admm = ADMM(format=format, rank=rank, rho=0.05, every=117)
         self.fit(model, epochs, keras.optimizers.SGD, 0.05, [admm], momentum=0.9, nesterov=True)
         return ktn.compress_model(model, plan=admm.plan)
@@ -141,26 +143,13 @@ def largest(data: datasets.ImageData, format: str, share: float) -> keras.Model:
 
         return network(data, dense=factorized)
 
-    return build(largest_rank(build, dense.count_params() * share))
+    most = dense.count_params() * share
+    return build(largest_rank(lambda rank: build(rank).count_params(), most))
 
 
 def on_basis(model: keras.Model, rank: int) -> keras.Model:
     """The network on a T-Basis of that rank, from random values."""
     return ktn.tbasis_model(model, BASIS_SIZE, rank, exclude="fc3", seed=0)
-
-
-def largest_rank(build, most: float) -> int:
-    """The largest rank for which `build(rank)` has at most so many parameters."""
-    fits, above = 0, 512
-    while above - fits > 1:
-        rank = (fits + above) // 2
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a rank above what a layer can use
-            small = build(rank).count_params() <= most
-        fits, above = (rank, above) if small else (fits, rank)
-    if fits == 0:
-        raise ValueError(f"No rank has at most {most:,.0f} parameters.")
-    return fits
 
 
 def report(runs: list[dict], figure: Path | None) -> None:
@@ -240,7 +229,7 @@ def main() -> None:
                     settings = dict(zip(("start", "format", "share"), case, strict=True))
                     settings |= {"seed": seed, "data": data.name, "batch_size": BATCH}
                     settings |= {"learning_rate": RATE, "epochs": EPOCHS[case[0]]}
-                    if records.find(results, {**settings, "epochs": list(EPOCHS[case[0]])}):
+                    if records.find(results, settings):
                         continue
                     try:
                         outcome = comparison.run(*case)
