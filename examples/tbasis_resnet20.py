@@ -3,7 +3,7 @@
 The T-Basis paper's recipe (section 5): SGD 0.1 with momentum and weight decay for what stays dense,
 Adam 0.003 for basis, coefficients and adapters, both warmed up linearly and divided by 10 after
 half and three quarters of the epochs; norm penalty 3e-4; shifts and flips. The paper trains for
-1000 epochs, this study for 12, with a warm-up of 400 steps instead of 2000.
+1000 epochs, this study for 4, with a warm-up of 200 steps instead of 2000.
 
     python examples/tbasis_resnet20.py            # all runs; those already recorded are skipped
     python examples/tbasis_resnet20.py --smoke    # seconds: scikit-learn's digits, nothing is kept
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="tiny and quick, nothing is kept")
     parser.add_argument("--report", action="store_true", help="no runs, only the table")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "tbasis_resnet20"
     )
@@ -63,7 +63,7 @@ def all_settings(epochs: int, smoke: bool) -> list[dict]:
         "batch_size": 128,
         "seed": 0,
         "learning_rate": 0.1,
-        "warmup_steps": 5 if smoke else 400,
+        "warmup_steps": 5 if smoke else 200,
     }
     basis = {
         "method": "tbasis",

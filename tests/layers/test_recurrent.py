@@ -256,11 +256,14 @@ def test_the_plan_counts_all_steps_as_rows():
 
 
 def test_an_orthogonal_recurrent_initializer_keeps_its_variance_in_cores():
-    layer = layers.TRGRU(64, rank=2, recurrent_rank=6, seed=0)
-    layer.build((None, 5, 12))
-    assert np.var(array(layer.recurrent_kernel)) == pytest.approx(1 / (3 * 64), rel=0.5)
-    initial = layer.cell.recurrent_initializer
-    assert isinstance(initial, keras.initializers.Orthogonal)
+    variances = []
+    for seed in range(8):  # few cores: one draw is far from its mean
+        initial = keras.initializers.Orthogonal(seed=seed)
+        layer = layers.TRGRU(64, rank=2, recurrent_rank=6, recurrent_initializer=initial)
+        layer.build((None, 5, 12))
+        variances.append(np.var(array(layer.recurrent_kernel)))
+    assert np.mean(variances) == pytest.approx(1 / (3 * 64), rel=0.3)
+    assert isinstance(layer.cell.recurrent_initializer, keras.initializers.Orthogonal)
 
 
 def test_regularizers_and_constraints_act_on_the_merged_kernels():
