@@ -191,7 +191,7 @@ def tensorize_kernel(kernel: np.ndarray, network: Network, modes: KernelModes) -
 
 
 def decompose_kernel(
-    kernel: np.ndarray, network: Network, modes: KernelModes, **threshold
+    kernel: np.ndarray, network: Network, modes: KernelModes, quick: bool = False, **threshold
 ) -> list[np.ndarray]:
     """Cores whose merge is near a dense kernel: at the network's ranks, or by a threshold.
 
@@ -199,6 +199,7 @@ def decompose_kernel(
         kernel: dense kernel in Keras layout.
         network: the cores wanted; its format is found by its name.
         modes: the modes of the kernel.
+        quick: few sweeps, where the decomposition has any: enough to see how large the error is.
         **threshold: `energy=` or `eps=` to choose ranks, nothing to use those of the network.
 
     Raises:
@@ -208,6 +209,8 @@ def decompose_kernel(
     format = format_of(network)
     tensor = tensorize_kernel(kernel, network, modes)
     how = threshold or {"ranks": True}
+    if quick:
+        how = {**how, **format.trial()}
     return equalised(format.decompose(tensor, network, **how))
 
 

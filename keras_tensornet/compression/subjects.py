@@ -167,7 +167,10 @@ class Subject:
     def decompose(
         self, form: Form, rank: Rank | None = None, sweeps: int = SWEEPS, **threshold
     ) -> Candidate:
-        """Decompose at a rank or by `energy=` or `eps=`; the last of each rank is remembered."""
+        """Decompose at a rank or by `energy=` or `eps=`; the last of each rank is remembered.
+
+        Without `sweeps` quickly: a trial, of which the error is wanted rather than the cores.
+        """
         if rank is not None:
             rank, network = form.network(rank)
             key = (form, str(rank), sweeps)
@@ -203,7 +206,8 @@ class Subject:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             if self.metric is None:
-                return decompose_kernel(self.kernel, network, form.modes, **threshold)
+                quick = sweeps == 0
+                return decompose_kernel(self.kernel, network, form.modes, quick, **threshold)
             cores = weighted_decomposition(
                 self.kernel, network, form.modes, self.metric, sweeps, **threshold
             )

@@ -108,7 +108,7 @@ def weighted_decomposition(
         network: the cores wanted.
         modes: the modes of the kernel.
         metric: of the layer's input patches.
-        sweeps: of alternating least squares; 0 keeps the whitened decomposition.
+        sweeps: of alternating least squares; 0 keeps a quick whitened decomposition.
         **threshold: `energy=` or `eps=` to choose ranks, nothing to use those of the network.
 
     Returns:
@@ -119,7 +119,7 @@ def weighted_decomposition(
     whitened = _scaled_tensor(
         wide, network, modes, {label: root for label, (root, _) in roots.items()}
     )
-    cores = _decompose_tensor(whitened, network, **threshold)
+    cores = _decompose_tensor(whitened, network, quick=not sweeps, **threshold)
     network = network_of_cores(network, cores)
     cores = [
         _unscaled_core(core, labels, {label: inverse for label, (_, inverse) in roots.items()})
@@ -288,6 +288,9 @@ def _unscaled_core(core, labels, inverses: dict) -> np.ndarray:
     return core
 
 
-def _decompose_tensor(tensor: np.ndarray, network: Network, **threshold) -> list[np.ndarray]:
-    how = threshold or {"ranks": True}
-    return [np.asarray(core) for core in format_of(network).decompose(tensor, network, **how)]
+def _decompose_tensor(
+    tensor: np.ndarray, network: Network, quick: bool, **threshold
+) -> list[np.ndarray]:
+    format = format_of(network)
+    how = (threshold or {"ranks": True}) | (format.trial() if quick else {})
+    return [np.asarray(core) for core in format.decompose(tensor, network, **how)]

@@ -10,7 +10,7 @@ from keras_tensornet.formats.base import Format, Rank
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
-        Format("tr", "tensor ring", chains.tensor_ring, chains.decompose_ring),
+        Format("tr", "tensor ring", chains.tensor_ring, chains.decompose_ring, trial_sweeps=5),
         Format(
             "tt",
             "tensor train",
@@ -35,6 +35,7 @@ FORMATS: dict[str, Format] = {
             spatial="separate",
             tensorize=False,
             rank_argument=factors.term_rank,
+            trial_sweeps=20,
         ),
         Format(
             "tucker",
@@ -44,6 +45,7 @@ FORMATS: dict[str, Format] = {
             tensorize=False,
             rank_argument=factors.tucker_rank,
             dense_modes=2,
+            trial_sweeps=2,
         ),
         Format(
             "bt",
@@ -52,6 +54,7 @@ FORMATS: dict[str, Format] = {
             factors.decompose_blocks,
             tensorize=False,
             rank_argument=factors.block_rank,
+            trial_sweeps=2,
         ),
         Format(
             "ht",

@@ -31,12 +31,15 @@ class Format:
         build: `(modes, rank) -> Network`, the labels and sizes of the cores.
         decompose: `(tensor, network, **how) -> cores`. The tensor's axes are
             `network.mode_labels`. `how` is exactly one of `ranks=True` (cores of exactly the
-            network's sizes), `eps=` or `energy=` (ranks chosen by the threshold).
+            network's sizes), `eps=` or `energy=` (ranks chosen by the threshold), and
+            `num_iter=`, the most sweeps, where there are any.
         spatial: whether a convolution's spatial modes are "joint" or "separate" by default.
         tensorize: whether channel counts of convolutions are split into modes by default.
         rank_argument: the `rank` argument that gives a network its bond sizes.
         dense_modes: most modes on each side of a dense kernel where the user gives none. Tucker's
             core grows with the power of their number; None takes as many as are balanced.
+        trial_sweeps: how many sweeps tell about how large the error at some ranks is; None for
+            decompositions without sweeps.
     """
 
     name: str
@@ -47,6 +50,11 @@ class Format:
     tensorize: bool = True
     rank_argument: Callable[[Network], Rank] = bond_ranks
     dense_modes: int | None = None
+    trial_sweeps: int | None = None
+
+    def trial(self) -> dict[str, int]:
+        """What `decompose` takes in addition to be quick, where only the error is wanted."""
+        return {} if self.trial_sweeps is None else {"num_iter": self.trial_sweeps}
 
 
 def channel_labels(modes: KernelModes) -> tuple[tuple[str, ...], tuple[str, ...]]:

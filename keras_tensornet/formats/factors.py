@@ -96,7 +96,7 @@ def decompose_canonical(tensor: np.ndarray, network: Network, ranks=None, **thre
     if len(network.cores) == 1:
         return [tensor]
     if ranks:
-        threshold = {"rank": term_rank(network)}
+        threshold["rank"] = term_rank(network)
     return decompositions.cp_als(tensor, **threshold)
 
 
@@ -107,11 +107,13 @@ def decompose_tucker(tensor: np.ndarray, network: Network, ranks=None, **thresho
     if not axes:
         return [tensor.reshape(network.core_shapes[0])]
     if ranks:
-        threshold = {"ranks": _factor_ranks(network), "pad": True}
+        threshold |= {"ranks": _factor_ranks(network), "pad": True}
     return decompositions.hooi(tensor, axes=axes, **threshold)
 
 
-def decompose_blocks(tensor: np.ndarray, network: Network, ranks=None, **threshold) -> list:
+def decompose_blocks(
+    tensor: np.ndarray, network: Network, ranks=None, num_iter: int = 50, **threshold
+) -> list:
     """Block-term Tucker; a threshold also chooses how many blocks, by the fewest parameters."""
     legs = paired_legs(network.kernel_modes())
     tensor, axes = _legs_as_axes(tensor, network, legs)
@@ -119,7 +121,12 @@ def decompose_blocks(tensor: np.ndarray, network: Network, ranks=None, **thresho
         return [tensor.reshape(network.core_shapes[0])]
     if ranks:
         parts = decompositions.block_term(
-            tensor, _factor_ranks(network), network.size[BLOCK], axes, pad=True
+            tensor,
+            _factor_ranks(network),
+            network.size[BLOCK],
+            axes,
+            num_iter=num_iter,
+            pad=True,
         )
     else:
         parts = _blocks_by_error(tensor, axes, **threshold)

@@ -199,3 +199,17 @@ def test_warnings_are_not_given_for_ranks_that_fit():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         build("bt", kernel_modes(4, 6, 1, 1, ((3, 3),)), (2, 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_quick_decomposition_has_the_ranks_and_about_the_error_of_the_whole_one(name):
+    modes = kernel_modes(24, 32, (4, 6), (4, 8), ((3, 3),))
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 24, 32))
+    network = build(name, modes, (2, 6) if name == "bt" else 6)
+    whole = decompose_kernel(kernel, network, modes)
+    quick = decompose_kernel(kernel, network, modes, quick=True)
+    assert [core.shape for core in quick] == [core.shape for core in whole]
+    found, best = (error_of(network, modes, cores, kernel) for cores in (quick, whole))
+    assert best - 1e-9 <= found <= 1.05 * best
+    iterative = formats.get(name).trial_sweeps is not None
+    assert iterative == (name in ("tr", "cp", "tucker", "bt"))
