@@ -166,6 +166,19 @@ def admm_section(result: dict) -> list[str]:
     ]
 
 
+def epochs_section(result: dict) -> list[str]:
+    """How late epochs end."""
+    return [
+        "## How late an epoch ends",
+        "",
+        "Milliseconds a step of `fit` on LeNet-5, the end of the epoch included, at batch "
+        f"{result['settings']['batch']}: on arrays and on `datasets.batches`. On arrays "
+        "TensorFlow joins a sleeping thread when an epoch is over.",
+        "",
+        show(result["rows"], list(result["rows"][0])),
+    ]
+
+
 SECTIONS = {
     "layers": layers_section,
     "models": models_section,
@@ -174,6 +187,7 @@ SECTIONS = {
     "growth": growth_section,
     "compression": compression_section,
     "admm": admm_section,
+    "epochs": epochs_section,
 }
 
 

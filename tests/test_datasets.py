@@ -129,3 +129,32 @@ def test_without_data_or_network_one_line_names_the_variable(monkeypatch, tmp_pa
     ((url, method, timeout),) = asked
     assert url in tensorflow_datasets.builder(name).url_infos
     assert (method, timeout) == ("HEAD", datasets.SOURCE_TIMEOUT)
+
+
+def test_batches_hold_every_pair_once_in_another_order_each_epoch():
+    x, y = np.arange(20.0).reshape(10, 2), np.arange(10)
+    dataset = datasets.batches(x, y, batch_size=4, seed=1)
+    epochs = [[(a.numpy(), b.numpy()) for a, b in dataset] for _ in range(2)]
+    orders = []
+    for epoch in epochs:
+        assert [len(labels) for _, labels in epoch] == [4, 4, 2]
+        orders.append(np.concatenate([labels for _, labels in epoch]))
+        assert np.array_equal(np.concatenate([rows for rows, _ in epoch]), x[orders[-1]])
+        assert sorted(orders[-1]) == list(range(10))
+    assert not np.array_equal(*orders)
+    again = datasets.batches(x, y, batch_size=4, seed=1)
+    assert np.array_equal(np.concatenate([labels for _, labels in again]), orders[0])
+    assert dataset.options().autotune.enabled is False
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "size", "words"),
+    [
+        (3, 4, 2, "same number of rows, at least one. Received: 3 and 4 rows"),
+        (0, 0, 2, "Received: 0 and 0 rows"),
+        (3, 3, 0, "`batch_size` must be at least 1. Received: batch_size=0"),
+    ],
+)
+def test_batches_refuse_arrays_that_do_not_match(rows, labels, size, words):
+    with pytest.raises(ValueError, match=words):
+        datasets.batches(np.zeros((rows, 2)), np.zeros(labels), size)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import keras
 
 from keras_tensornet.compiled import forward_function
-from keras_tensornet.datasets import ImageData
+from keras_tensornet.datasets import ImageData, batches
 from keras_tensornet.demo.measuring import BATCH_SIZES, Result, epoch_seconds, interleaved_medians
 from keras_tensornet.demo.twins import Twin
 from keras_tensornet.freezing import freeze, unfreeze
@@ -63,14 +63,8 @@ def train(
         metrics=["accuracy"],
     )
     progress = _Progress(report)
-    model.fit(
-        data.x_train,
-        data.y_train,
-        batch_size=batch_size,
-        epochs=epochs,
-        verbose=0,
-        callbacks=[progress],
-    )
+    images = batches(data.x_train, data.y_train, batch_size, seed)
+    model.fit(images, epochs=epochs, verbose=0, callbacks=[progress])
     scores = model.evaluate(data.x_test, data.y_test, verbose=0, return_dict=True)
     seconds = epoch_seconds(progress.durations)
     result = Result(twin.name, twin.title, model.count_params(), scores["accuracy"], seconds)
