@@ -10,7 +10,7 @@ The protocol of `trn_lenet.py lenet5`, whose tensor rings are the comparison: 20
 
     python examples/tbasis_lenet5.py             # all runs; those already recorded are skipped
     python examples/tbasis_lenet5.py --smoke     # seconds: scikit-learn's digits, nothing is kept
-    python examples/tbasis_lenet5.py --report    # only print the table
+    python examples/tbasis_lenet5.py --report    # only the table and the figure
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import records
 import tbasis_study
 
 from keras_tensornet import datasets, models
+from keras_tensornet.files import write_whole
 from keras_tensornet.tbasis import LinearWarmup, tbasis_model, tbasis_optimizer
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "tbasis_lenet5.json"
+RINGS = RESULTS.with_name("trn_lenet5.json")
 MODE = 25
 LEARNED = ((2, 4), (4, 4), (8, 4), (4, 8), (8, 8), (16, 8), (32, 8))
 # The last two store as many numbers as the learned (4, 4) and (8, 8).
@@ -41,7 +44,7 @@ def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="tiny and quick, nothing is kept")
-    parser.add_argument("--report", action="store_true", help="no runs, only the table")
+    parser.add_argument("--report", action="store_true", help="no runs, only the report")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each network")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tbasis_lenet5")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -57,6 +60,8 @@ def main() -> None:
                     run(results, work, settings, data)
         if results.exists():
             print(tbasis_study.table(results, 429_100))
+            if not smoke:
+                draw(records.read(results), records.read(RINGS), results.with_suffix(".png"))
 
 
 def all_settings(seed: int, smoke: bool) -> list[dict]:
@@ -139,6 +144,38 @@ def _optimizer(settings: dict, steps: int) -> keras.optimizers.Optimizer:
     warmup = settings["warmup_steps"]
     rest = keras.optimizers.Adam(LinearWarmup(falling(1e-3), warmup))
     return tbasis_optimizer(rest, falling(settings["learning_rate"]), warmup)
+
+
+def draw(runs: list[dict], rings: list[dict], figure: Path) -> None:
+    """Test error after the last epoch against stored parameters."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    groups: dict[str, list[tuple]] = {}
+    for run in runs:
+        settings = run["settings"]
+        basis = "learned" if settings["trainable_basis"] else "pseudo-random"
+        adapters = "" if settings["adapters"] == "exp" else f", adapters {settings['adapters']}"
+        point = (run["params"], 100 * (1 - run["last"]), f"{settings['size']}, {settings['rank']}")
+        groups.setdefault(f"T-Basis, {basis}{adapters}", []).append(point)
+    for run in rings:
+        if run["settings"]["method"] == "ring":
+            point = (run["params"], run["test_error"], f"r {run['settings']['rank']}")
+            groups.setdefault("tensor rings", []).append(point)
+    plot, axis = plt.subplots(figsize=(7.5, 4.5))
+    for label, points in groups.items():
+        points.sort()
+        line = "o-" if label in ("T-Basis, learned", "tensor rings") else "x"
+        axis.plot([x for x, _, _ in points], [y for _, y, _ in points], line, label=label)
+        for x, y, name in points:
+            axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel="test error, %")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(fontsize=8)
+    plot.tight_layout()
+    write_whole(figure, lambda path: plot.savefig(path, dpi=120))
 
 
 if __name__ == "__main__":
