@@ -152,6 +152,7 @@ def draw(runs: list[dict], rings: list[dict], figure: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     groups: dict[str, list[tuple]] = {}
     for run in runs:
@@ -172,6 +173,9 @@ def draw(runs: list[dict], rings: list[dict], figure: Path) -> None:
         for x, y, name in points:
             axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel="test error, %")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_minor_formatter(ScalarFormatter())
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
     plot.tight_layout()

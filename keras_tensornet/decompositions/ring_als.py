@@ -68,14 +68,13 @@ def improve_ring(tensor, cores, num_iter, tol):
 
 def merge_ring(cores):
     """Contract cores (r_{k-1}, n_k, r_k) of a ring into the dense tensor (n_1, ..., n_d)."""
-    *inner, last = cores
-    closing = cores[0].shape[0]
-    merged = np.eye(closing).reshape(closing, 1, closing)
-    for core in inner:
-        # (r_0, n_1 ... n_{k-1}, r_{k-1}) -> (r_0, n_1 ... n_k, r_k)
-        merged = np.tensordot(merged, core, 1).reshape(closing, -1, core.shape[-1])
-    merged = np.tensordot(merged, last, axes=((0, 2), (2, 0)))
-    return merged.reshape([core.shape[1] for core in cores])
+    shape = [core.shape[1] for core in cores]
+    if len(cores) == 1:
+        return np.trace(cores[0], axis1=0, axis2=2)
+    # In two halves, as alike as their modes allow: no intermediate has more entries than a half.
+    half = min(range(1, len(cores)), key=lambda k: max(math.prod(shape[:k]), math.prod(shape[k:])))
+    near, far = _merge_chain(cores[:half]), _merge_chain(cores[half:])
+    return np.tensordot(near, far, axes=((0, 2), (2, 0))).reshape(shape)
 
 
 def _sweep(tensor, cores, places, norm):

@@ -10,7 +10,7 @@ from keras_tensornet.formats.base import Format, Rank
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
-        Format("tr", "tensor ring", chains.tensor_ring, chains.decompose_ring, trial_sweeps=5),
+        Format("tr", "tensor ring", chains.tensor_ring, chains.decompose_ring, trial_sweeps=2),
         Format(
             "tt",
             "tensor train",
