@@ -131,7 +131,7 @@ def run(settings: dict) -> dict:
     test_set = as_tokens(digits.x_test)[chosen], digits.y_test[chosen]
     keras.utils.set_random_seed(settings["seed"])
     factorized = settings["model"] == "factorized"
-    model = make_classifier(Factorized if factorized else Dense)
+    model = make_classifier(Factorized if factorized else Dense, blocks=settings.get("blocks", 2))
     start = time.perf_counter()
     accuracy = train(model, (*train_set, *test_set), settings["epochs"], settings["seed"])
     result = {"settings": settings, "params": model.count_params(), "test_accuracy": accuracy}
@@ -151,7 +151,7 @@ def main() -> None:
     arguments = parser.parse_args()
     shared = {"data": "digits", "epochs": arguments.epochs, "examples": None}
     if arguments.smoke:
-        shared |= {"epochs": 1, "examples": 64}
+        shared |= {"epochs": 1, "examples": 64, "blocks": 1}
     with tempfile.TemporaryDirectory() as scratch:
         results = Path(scratch) / "smoke.json" if arguments.smoke else arguments.results
         for seed in arguments.seeds[:1] if arguments.smoke else arguments.seeds:
