@@ -30,13 +30,13 @@ def milliseconds(model: keras.Model, x, y, steps: int, rounds: int) -> tuple[flo
     """Median milliseconds a step of `fit` on arrays and on batches, in turns."""
     rows = steps * BATCH
     dataset = datasets.batches(x[:rows], y[:rows], BATCH)
-    model.fit(dataset.take(1), verbose=0)  # traces
+    model.fit(dataset.take(1), shuffle=False, verbose=0)  # traces
     taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         began = time.perf_counter()
         model.fit(x[:rows], y[:rows], batch_size=BATCH, verbose=0)
         between = time.perf_counter()
-        model.fit(dataset, verbose=0)
+        model.fit(dataset, shuffle=False, verbose=0)
         taken[0].append(between - began)
         taken[1].append(time.perf_counter() - between)
     arrays, batches = (1e3 * statistics.median(seconds) / steps for seconds in taken)

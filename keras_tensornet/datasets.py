@@ -87,7 +87,8 @@ def batches(x: np.ndarray, y: np.ndarray, batch_size: int = 128, seed: int | Non
         seed: of the order; the same seed gives the same orders. By default Keras' global seed.
 
     Returns:
-        a dataset of `(x, y)` batches: `model.fit(batches(x, y), epochs=5)`.
+        a dataset of `(x, y)` batches: `model.fit(batches(x, y), epochs=5, shuffle=False)`, as it
+        shuffles by itself and Keras warns otherwise.
 
     Raises:
         ValueError: if the arrays differ in length or are empty, or `batch_size` is no positive int.

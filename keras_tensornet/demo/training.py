@@ -64,7 +64,7 @@ def train(
     )
     progress = _Progress(report)
     images = batches(data.x_train, data.y_train, batch_size, seed)
-    model.fit(images, epochs=epochs, verbose=0, callbacks=[progress])
+    model.fit(images, epochs=epochs, shuffle=False, verbose=0, callbacks=[progress])
     scores = model.evaluate(data.x_test, data.y_test, verbose=0, return_dict=True)
     seconds = epoch_seconds(progress.durations)
     result = Result(twin.name, twin.title, model.count_params(), scores["accuracy"], seconds)
