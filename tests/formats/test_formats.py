@@ -211,5 +211,5 @@ def test_a_quick_decomposition_has_the_ranks_and_about_the_error_of_the_whole_on
     assert [core.shape for core in quick] == [core.shape for core in whole]
     found, best = (error_of(network, modes, cores, kernel) for cores in (quick, whole))
     assert best - 1e-9 <= found <= 1.1 * best
-    iterative = formats.get(name).trial_sweeps is not None
-    assert iterative == (name in ("tr", "cp", "tucker", "bt"))
+    if name in ("tr", "cp", "bt"):  # Tucker is there after two sweeps, the others have none
+        assert found > best + 1e-6
