@@ -90,8 +90,6 @@ def name_of(settings: dict) -> str:
     """A short name for a run."""
     if settings["method"] == "dense":
         return "dense"
-    if settings["method"] == "ring":
-        return f"tensor ring r={settings['rank']}"
     basis = "" if settings["trainable_basis"] else " pseudo-random"
     adapters = "" if settings["adapters"] == "exp" else f" adapters={settings['adapters']}"
     return f"T-Basis{basis} B={settings['size']} R={settings['rank']}{adapters}"
