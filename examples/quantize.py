@@ -86,8 +86,7 @@ def study(name: str, dense: keras.Model, data, share: float, images: int, keep=T
     calibration = data.x_train[:1000]
     compressed = compress_model(dense, "tt", params=share, calibration_data=calibration)
     result = {"settings": {"network": name, "share": share, "test_images": images}}
-    forms = (("dense", dense, "dense"), ("factorized", compressed, "stock"))
-    for label, model, form in forms if keep else forms[1:]:
+    for label, model, form in (("dense", dense, "dense"), ("factorized", compressed, "stock")):
         row = {"params": model.count_params()}
         for quantize in (None, "int8"):
             with tempfile.TemporaryDirectory() as folder:

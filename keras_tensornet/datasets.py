@@ -84,14 +84,16 @@ def batches(x: np.ndarray, y: np.ndarray, batch_size: int = 128, seed: int | Non
     Args:
         x, y: arrays of the same length.
         batch_size: images in a batch; the last batch may be smaller.
-        seed: of the order; the same seed gives the same orders. By default Keras' global seed.
+        seed: of the order; the same seed gives the same orders. By default the global seed, as
+            `keras.utils.set_random_seed` sets it.
 
     Returns:
         a dataset of `(x, y)` batches: `model.fit(batches(x, y), epochs=5, shuffle=False)`, as it
         shuffles by itself and Keras warns otherwise.
 
     Raises:
-        ValueError: if the arrays differ in length or are empty, or `batch_size` is no positive int.
+        ValueError: if the arrays differ in length or are empty, or `batch_size` is below 1.
+        TypeError: if `batch_size` is no int.
     """
     validation.positive_int("batch_size", batch_size)
     if len(x) != len(y) or not len(x):

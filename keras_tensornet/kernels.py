@@ -206,12 +206,24 @@ def decompose_kernel(
         ValueError: for a network of the user's own, which has no decomposition, or a kernel of
             the wrong shape.
     """
-    format = format_of(network)
     tensor = tensorize_kernel(kernel, network, modes)
+    return equalised(decompose_tensor(tensor, network, quick, **threshold))
+
+
+def decompose_tensor(
+    tensor: np.ndarray, network: Network, quick: bool = False, **threshold
+) -> list[np.ndarray]:
+    """Cores of a tensor whose axes are the network's modes, as its format's decomposition has them.
+
+    Args:
+        tensor: as `tensorize_kernel` returns it.
+        network, quick, **threshold: as in `decompose_kernel`.
+    """
+    format = format_of(network)
     how = threshold or {"ranks": True}
-    if quick:
-        how = {**how, **format.trial()}
-    return equalised(format.decompose(tensor, network, **how))
+    if quick and format.trial_sweeps is not None:
+        how = {**how, "num_iter": format.trial_sweeps}
+    return [np.asarray(core) for core in format.decompose(tensor, network, **how)]
 
 
 def equalised(cores) -> list[np.ndarray]:

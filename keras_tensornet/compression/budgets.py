@@ -173,7 +173,7 @@ def _trials(subject: Subject, form: Form) -> list[list[Candidate]]:
 def _family(subject: Subject, form: Form, wanted: list[dict]) -> list[Candidate]:
     found = {}
     for how in wanted:
-        trial = subject.decompose(form, sweeps=0, **how)
+        trial = subject.decompose(form, quick=True, **how)
         found[str(trial.rank)] = Candidate(form, trial.rank, trial.network, trial.error)
     return sorted(found.values(), key=lambda trial: -trial.params)
 

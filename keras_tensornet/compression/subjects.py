@@ -19,7 +19,6 @@ from keras_tensornet import formats
 from keras_tensornet.compression.costs import Costs, workload_of
 from keras_tensornet.compression.targets import Target, kernel_array
 from keras_tensornet.compression.weighted import (
-    SWEEPS,
     Metric,
     weighted_decomposition,
     weighted_error,
@@ -165,21 +164,21 @@ class Subject:
         return self.dense
 
     def decompose(
-        self, form: Form, rank: Rank | None = None, sweeps: int = SWEEPS, **threshold
+        self, form: Form, rank: Rank | None = None, quick: bool = False, **threshold
     ) -> Candidate:
         """Decompose at a rank or by `energy=` or `eps=`; the last of each rank is remembered.
 
-        Without `sweeps` quickly: a trial, of which the error is wanted rather than the cores.
+        `quick` is for trials, of which the error is wanted rather than the cores.
         """
         if rank is not None:
             rank, network = form.network(rank)
-            key = (form, str(rank), sweeps)
+            key = (form, str(rank), quick)
             if key in self.kept:
                 return self.kept[key]
-            cores = self._cores(form, network, sweeps)
+            cores = self._cores(form, network, quick)
         else:
-            rank, network, cores = self._by_threshold(form, sweeps, threshold)
-            key = (form, str(rank), sweeps)
+            rank, network, cores = self._by_threshold(form, quick, threshold)
+            key = (form, str(rank), quick)
         candidate = Candidate(form, rank, network, self._error(form, network, cores), cores)
         self.kept = {key: candidate}
         return candidate
@@ -193,23 +192,22 @@ class Subject:
         lost = (self.kernel - merged).reshape(-1, modes.groups, modes.out_size)
         return np.einsum("gp,pgo->go", self.mean, lost).ravel()
 
-    def _by_threshold(self, form: Form, sweeps: int, threshold: dict):
+    def _by_threshold(self, form: Form, quick: bool, threshold: dict):
         _, start = form.network(1)
-        cores = self._cores(form, start, sweeps, **threshold)
+        cores = self._cores(form, start, quick, **threshold)
         found = network_of_cores(start, cores)
         rank, network = form.network(formats.get(form.format).rank_argument(found))
         if network.core_shapes != tuple(core.shape for core in cores):
-            cores = self._cores(form, network, sweeps)
+            cores = self._cores(form, network, quick)
         return rank, network, cores
 
-    def _cores(self, form: Form, network: Network, sweeps: int, **threshold) -> list:
+    def _cores(self, form: Form, network: Network, quick: bool, **threshold) -> list:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             if self.metric is None:
-                quick = sweeps == 0
                 return decompose_kernel(self.kernel, network, form.modes, quick, **threshold)
             cores = weighted_decomposition(
-                self.kernel, network, form.modes, self.metric, sweeps, **threshold
+                self.kernel, network, form.modes, self.metric, quick, **threshold
             )
             return equalised(cores)
 

@@ -32,7 +32,7 @@ import numpy as np
 import opt_einsum
 
 from keras_tensornet.contraction import kernel_plan, to_keras_layout
-from keras_tensornet.kernels import format_of, network_of_cores, tensorize_kernel
+from keras_tensornet.kernels import decompose_tensor, network_of_cores, tensorize_kernel
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
 
@@ -98,7 +98,7 @@ def weighted_decomposition(
     network: Network,
     modes: KernelModes,
     metric: Metric,
-    sweeps: int = SWEEPS,
+    quick: bool = False,
     **threshold,
 ) -> list[np.ndarray]:
     """Cores whose merged kernel gives nearly the same outputs on the calibration data.
@@ -108,7 +108,7 @@ def weighted_decomposition(
         network: the cores wanted.
         modes: the modes of the kernel.
         metric: of the layer's input patches.
-        sweeps: of alternating least squares; 0 keeps a quick whitened decomposition.
+        quick: keep the whitened decomposition, and that of few sweeps, without least squares.
         **threshold: `energy=` or `eps=` to choose ranks, nothing to use those of the network.
 
     Returns:
@@ -119,15 +119,13 @@ def weighted_decomposition(
     whitened = _scaled_tensor(
         wide, network, modes, {label: root for label, (root, _) in roots.items()}
     )
-    cores = _decompose_tensor(whitened, network, quick=not sweeps, **threshold)
+    cores = decompose_tensor(whitened, network, quick, **threshold)
     network = network_of_cores(network, cores)
     cores = [
         _unscaled_core(core, labels, {label: inverse for label, (_, inverse) in roots.items()})
         for core, labels in zip(cores, network.cores, strict=True)
     ]
-    if sweeps:
-        cores = refine(wide, network, modes, metric, cores, sweeps)
-    return cores
+    return cores if quick else refine(wide, network, modes, metric, cores)
 
 
 def weighted_error(
@@ -286,11 +284,3 @@ def _unscaled_core(core, labels, inverses: dict) -> np.ndarray:
         if label in inverses:
             core = np.moveaxis(np.tensordot(inverses[label], core, axes=(1, axis)), 0, axis)
     return core
-
-
-def _decompose_tensor(
-    tensor: np.ndarray, network: Network, quick: bool, **threshold
-) -> list[np.ndarray]:
-    format = format_of(network)
-    how = (threshold or {"ranks": True}) | (format.trial() if quick else {})
-    return [np.asarray(core) for core in format.decompose(tensor, network, **how)]

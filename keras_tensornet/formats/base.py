@@ -31,8 +31,8 @@ class Format:
         build: `(modes, rank) -> Network`, the labels and sizes of the cores.
         decompose: `(tensor, network, **how) -> cores`. The tensor's axes are
             `network.mode_labels`. `how` is exactly one of `ranks=True` (cores of exactly the
-            network's sizes), `eps=` or `energy=` (ranks chosen by the threshold), and
-            `num_iter=`, the most sweeps, where there are any.
+            network's sizes), `eps=` or `energy=` (ranks chosen by the threshold); and
+            `num_iter=`, the most sweeps, of a format that has `trial_sweeps`.
         spatial: whether a convolution's spatial modes are "joint" or "separate" by default.
         tensorize: whether channel counts of convolutions are split into modes by default.
         rank_argument: the `rank` argument that gives a network its bond sizes.
@@ -51,10 +51,6 @@ class Format:
     rank_argument: Callable[[Network], Rank] = bond_ranks
     dense_modes: int | None = None
     trial_sweeps: int | None = None
-
-    def trial(self) -> dict[str, int]:
-        """What `decompose` takes in addition to be quick, where only the error is wanted."""
-        return {} if self.trial_sweeps is None else {"num_iter": self.trial_sweeps}
 
 
 def channel_labels(modes: KernelModes) -> tuple[tuple[str, ...], tuple[str, ...]]:

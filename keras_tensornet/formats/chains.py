@@ -54,15 +54,14 @@ def inner_ranks(network: Network) -> tuple[int, ...]:
     return network.rank[1:-1]
 
 
-def decompose_ring(
-    tensor: np.ndarray, network: Network, ranks=None, num_iter: int = 50, **threshold
-) -> list:
+def decompose_ring(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:
     """TR-SVD, then TR-ALS, of a tensor whose axes are the network's modes."""
     if len(network.cores) == 1:
         return [tensor]
     if ranks:
-        return decompositions.tr_als(tensor, ranks=network.rank, num_iter=num_iter)
-    return decompositions.tr_svd(tensor, **threshold)
+        return decompositions.tr_als(tensor, ranks=network.rank, **how)
+    how.pop("num_iter", None)  # by a threshold there is the SVD only
+    return decompositions.tr_svd(tensor, **how)
 
 
 def decompose_train(tensor: np.ndarray, network: Network, ranks=None, **threshold) -> list:

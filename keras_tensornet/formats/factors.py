@@ -91,29 +91,27 @@ def term_rank(network: Network) -> int:
     return network.size.get(TERM, 1)
 
 
-def decompose_canonical(tensor: np.ndarray, network: Network, ranks=None, **threshold) -> list:
+def decompose_canonical(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:
     """CP by alternating least squares of a tensor whose axes are the network's modes."""
     if len(network.cores) == 1:
         return [tensor]
     if ranks:
-        threshold["rank"] = term_rank(network)
-    return decompositions.cp_als(tensor, **threshold)
+        how["rank"] = term_rank(network)
+    return decompositions.cp_als(tensor, **how)
 
 
-def decompose_tucker(tensor: np.ndarray, network: Network, ranks=None, **threshold) -> list:
+def decompose_tucker(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:
     """Tucker by orthogonal iteration of a tensor whose axes are the network's modes."""
     legs = mode_chain(network.kernel_modes())
     tensor, axes = _legs_as_axes(tensor, network, legs)
     if not axes:
         return [tensor.reshape(network.core_shapes[0])]
     if ranks:
-        threshold |= {"ranks": _factor_ranks(network), "pad": True}
-    return decompositions.hooi(tensor, axes=axes, **threshold)
+        how |= {"ranks": _factor_ranks(network), "pad": True}
+    return decompositions.hooi(tensor, axes=axes, **how)
 
 
-def decompose_blocks(
-    tensor: np.ndarray, network: Network, ranks=None, num_iter: int = 50, **threshold
-) -> list:
+def decompose_blocks(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:
     """Block-term Tucker; a threshold also chooses how many blocks, by the fewest parameters."""
     legs = paired_legs(network.kernel_modes())
     tensor, axes = _legs_as_axes(tensor, network, legs)
@@ -121,15 +119,10 @@ def decompose_blocks(
         return [tensor.reshape(network.core_shapes[0])]
     if ranks:
         parts = decompositions.block_term(
-            tensor,
-            _factor_ranks(network),
-            network.size[BLOCK],
-            axes,
-            num_iter=num_iter,
-            pad=True,
+            tensor, _factor_ranks(network), network.size[BLOCK], axes, pad=True, **how
         )
     else:
-        parts = _blocks_by_error(tensor, axes, **threshold)
+        parts = _blocks_by_error(tensor, axes, **how)
     return [
         _split_legs(part, labels, network)
         for part, labels in zip(parts, network.cores, strict=True)
@@ -240,9 +233,9 @@ def _split_legs(part: np.ndarray, labels: tuple[str, ...], network: Network) -> 
     return part.reshape(shape)
 
 
-def _blocks_by_error(tensor: np.ndarray, axes: tuple[int, ...], eps=None, energy=None) -> list:
+def _blocks_by_error(tensor: np.ndarray, axes: tuple[int, ...], eps=None, **how) -> list:
     """The cheapest of one Tucker block by the threshold and several of lower rank, equally near."""
-    core, *factors = decompositions.hooi(tensor, eps=eps, energy=energy, axes=axes)
+    core, *factors = decompositions.hooi(tensor, eps=eps, axes=axes, **how)
     best = [core[None], *(factor[None] for factor in factors)]
     bound = _error(tensor, axes, best) if eps is None else eps
     ranks = [factor.shape[1] for factor in factors]

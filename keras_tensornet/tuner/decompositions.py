@@ -21,8 +21,8 @@ from keras_tensornet.compression.targets import Target, factorized_layer, kernel
 from keras_tensornet.decompositions.svd import rank_for_energy
 from keras_tensornet.kernels import (
     decompose_kernel,
+    decompose_tensor,
     equalised,
-    format_of,
     network_of_cores,
     tensorize_kernel,
 )
@@ -140,7 +140,7 @@ def exact_train(kernel: np.ndarray, shape: Shape) -> Exact:
     network = shape.network
     # Not `decompose_kernel`, which scales the cores.
     tensor = tensorize_kernel(kernel, network, shape.modes)
-    cores = format_of(network).decompose(tensor, network, eps=0.0)
+    cores = decompose_tensor(tensor, network, eps=0.0)
     # Cores to the left of a bond are orthonormal, so what follows it has the Gram matrix diag(s^2).
     gram, values = np.ones((1, 1)), []
     for core in reversed(cores[1:]):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_tensornet import decompositions, formats
 from keras_tensornet.compression import (
     CompressionPlan,
     budgets,
@@ -20,6 +21,13 @@ from keras_tensornet.contraction import make_plan
 from tests.compression.test_walker import assert_same_outputs, randomised, weights_of
 
 RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def same_draws_whatever_ran_before(monkeypatch):
+    monkeypatch.setitem(globals(), "RANDOM", np.random.default_rng(0))
+
+
 # CP to a small error takes many sweeps; its layers have tests of their own.
 FORMATS = ("tr", "tt", "ttm", "tucker", "bt", "ht")
 
@@ -309,3 +317,20 @@ def test_progress_is_reported_for_each_layer(capsys):
     plan_compression(convnet(), rank=1, progress=True)
     captured = capsys.readouterr()
     assert captured.out == "" and "3/3 hidden" in captured.err
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_trials_of_a_budget_are_quick_and_what_is_kept_is_not(calibrated, monkeypatch):
+    taken = []
+
+    def recording(tensor, **how):
+        taken.append(how.get("num_iter"))
+        return whole(tensor, **how)
+
+    whole = decompositions.cp_als
+    monkeypatch.setattr(decompositions, "cp_als", recording)
+    images = np.random.default_rng(0).normal(size=(8, 8, 9, 3)).astype("float32")
+    data = {"calibration_data": images} if calibrated else {}
+    compress_model(convnet(), format="cp", params=0.5, **data)
+    assert set(taken) == {formats.get("cp").trial_sweeps, None}
+    assert taken[-1] is None

@@ -48,7 +48,7 @@ def problem(name):
 def test_output_error_falls_from_plain_to_whitened_to_refined(name):
     kernel, network, modes, metric = problem(name)
     plain = decompose_kernel(kernel, network, modes)
-    whitened = weighted_decomposition(kernel, network, modes, metric, sweeps=0)
+    whitened = weighted_decomposition(kernel, network, modes, metric, quick=True)
     refined = weighted_decomposition(kernel, network, modes, metric)
     from_plain = refine(kernel, network, modes, metric, plain)
     errors = [

@@ -1,5 +1,7 @@
 """Tensor rings: exactness, the choice of shift and split, and the refinement by least squares."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -137,3 +139,16 @@ def test_least_squares_leave_cores_whose_equations_would_be_too_large(monkeypatc
     wide = tensor_of((320, 2, 640), 0)
     cores = tr_als(wide, (1, 320, 640))
     assert relative_error(wide, merge_ring(cores)) < EXACT
+
+
+def test_merging_a_ring_makes_nothing_much_larger_than_its_halves():
+    cores = [np.ones((24, 3, 24)) for _ in range(8)]
+    halves = 2 * 24 * 3**4 * 24
+    tracemalloc.start()
+    try:
+        merged = ring_als.merge_ring(cores)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert merged.shape == (3,) * 8
+    assert peak < 4 * 8 * (halves + merged.size)  # left to right, one array has 24 * 3**7 * 24
