@@ -3,10 +3,13 @@
 Zhao et al., "Tensor ring decomposition" (2016), the TR-ALS: with all cores but one fixed, the
 ring is linear in that core. The normal equations are built from the cores' transfer matrices, so a
 sweep costs one contraction with the tensor for each core and never forms the design matrix. They
-grow with the fourth power of the bonds: a core whose equations pass `LARGEST` stays as it is.
+grow with the fourth power of the bonds: a ring with equations past `LARGEST` stays as it is.
 """
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from keras_tensornet.decompositions import arguments
 from keras_tensornet.decompositions.least_squares import solve_gram
 from keras_tensornet.decompositions.rings import ring_with_bonds
 
-# Entries of the largest array that solving for one core may take: two bonds of 64.
+# Entries of the normal equations of one core: two bonds of 64.
 LARGEST = 1 << 24
 
 
@@ -55,13 +58,18 @@ def improve_ring(tensor, cores, num_iter, tol):
     start_error = np.linalg.norm(tensor - merge_ring(cores)) / norm
     if start_error < tol:  # no sweep can gain more than that
         return list(cores)
-    trial, error = list(cores), start_error
-    places = [k for k in range(len(cores)) if _largest_array(cores, k) <= LARGEST]
-    for _ in range(num_iter if places else 0):
-        new_error = _sweep(tensor, trial, places, norm)
+    if max(core.shape[0] * core.shape[2] for core in cores) ** 2 > LARGEST:
+        return list(cores)
+    # Cut the ring at its thinnest bond: what is kept of the cores on either side is smallest then.
+    first = min(range(len(cores)), key=lambda k: cores[k].shape[0])
+    order = [*range(first, len(cores)), *range(first)]
+    turned, trial, error = tensor.transpose(order), [cores[k] for k in order], start_error
+    for _ in range(num_iter):
+        new_error = _sweep(turned, trial, norm)
         if error - new_error < tol:
             break
         error = new_error
+    trial = [trial[order.index(k)] for k in range(len(cores))]
     reached = np.linalg.norm(tensor - merge_ring(trial)) / norm
     return trial if reached < start_error else list(cores)
 
@@ -77,16 +85,24 @@ def merge_ring(cores):
     return np.tensordot(near, far, axes=((0, 2), (2, 0))).reshape(shape)
 
 
-def _sweep(tensor, cores, places, norm):
-    """Update the cores at some places; return the relative error after the last."""
-    for k in places:
-        core = cores[k]
-        before, mode, after = core.shape
-        moment = _moment(tensor, cores, k).reshape(mode, before * after)
-        gram = _environment(cores, k)
+def _sweep(tensor, cores, norm):
+    """Update every core; return the relative error after the last."""
+    # What follows each core, before the sweep; what precedes it grows as the sweep goes on.
+    following = [None] * len(cores)
+    for k in range(len(cores) - 1, 0, -1):
+        following[k - 1] = _Transfer.of(cores[k]) @ following[k]
+    preceding = None
+    for k, core in enumerate(cores):
+        left, mode, right = core.shape
+        others = following[k] @ preceding if following[k] else preceding
+        following[k] = None
+        moment = _moment(tensor, cores, k).reshape(mode, left * right)
+        gram = others.full().transpose(2, 0, 3, 1).reshape(left * right, left * right)
         previous = core.transpose(1, 0, 2).reshape(moment.shape)
         update = solve_gram(gram, moment, previous)
-        cores[k] = update.reshape(mode, before, after).transpose(1, 0, 2)
+        cores[k] = update.reshape(mode, left, right).transpose(1, 0, 2)
+        here = _Transfer.of(cores[k])
+        preceding = preceding @ here if preceding else here
     _balance(cores)
     squared = norm**2 - 2 * np.sum(update * moment) + np.sum((update @ gram) * update)
     return math.sqrt(max(squared, 0.0)) / norm
@@ -118,25 +134,68 @@ def _merge_chain(cores):
     return merged
 
 
-def _environment(cores, k):
-    """Return the Gram matrix (r_{k-1} r_k, r_{k-1} r_k) of all the other cores' contraction."""
-    before, _, after = cores[k].shape
-    product = np.eye(after * after)
-    for core in cores[k + 1 :] + cores[:k]:
+@dataclass(frozen=True)
+class _Transfer:
+    """A chain of cores contracted with itself over its modes, a matrix of pairs of bonds.
+
+    It maps symmetric pairs to symmetric ones and antisymmetric pairs to antisymmetric ones, so two
+    matrices of half the size hold it, and a product of two takes a quarter of the time.
+
+    Attributes:
+        even: on the symmetric pairs (a <= a'), in an orthonormal basis.
+        odd: on the antisymmetric pairs (a < a').
+        bonds: sizes of the left and of the right bond.
+    """
+
+    even: np.ndarray
+    odd: np.ndarray
+    bonds: tuple[int, int]
+
+    @classmethod
+    def of(cls, core) -> _Transfer:
+        """The transfer matrix of one core (left, mode, right)."""
         left, _, right = core.shape
-        # Transfer matrix: sum_n core[a, n, b] core[a', n, b'] as ((a, a'), (b, b')).
-        transfer = np.tensordot(core, core, axes=(1, 1)).transpose(0, 2, 1, 3)
-        product = product @ transfer.reshape(left * left, right * right)
-    # ((b, b'), (a, a')) -> ((a, b), (a', b'))
-    product = product.reshape(after, after, before, before).transpose(2, 0, 3, 1)
-    return product.reshape(before * after, before * after)
+        # sum_n core[a, n, b] core[a', n, b'] as (a, a', b, b')
+        full = np.tensordot(core, core, axes=(1, 1)).transpose(0, 2, 1, 3)
+        rows = full[np.triu_indices(left)]
+        b, b_other = np.triu_indices(right)
+        straight, crossed = rows[:, b, b_other], rows[:, b_other, b]
+        (rows, row_scale), (columns, column_scale) = _pairs(left), _pairs(right)
+        even = (straight + crossed) * row_scale[:, None] * column_scale
+        odd = (straight - crossed)[rows][:, columns]
+        return cls(even, odd, (left, right))
+
+    def __matmul__(self, other: _Transfer | None) -> _Transfer:
+        """The chain of both; None is the empty chain."""
+        if other is None:
+            return self
+        bonds = self.bonds[0], other.bonds[1]
+        return _Transfer(self.even @ other.even, self.odd @ other.odd, bonds)
+
+    def full(self) -> np.ndarray:
+        """As (left, left', right, right')."""
+        left, right = self.bonds
+        (rows, row_scale), (columns, column_scale) = _pairs(left), _pairs(right)
+        even = self.even / (row_scale[:, None] * column_scale)
+        odd = np.zeros_like(even)
+        odd[np.ix_(rows, columns)] = self.odd
+        a, a_other = np.triu_indices(left)
+        b, b_other = np.triu_indices(right)
+        result = np.empty((left, left, right, right))
+        straight, crossed = (even + odd) / 2, (even - odd) / 2
+        for first, second, block, swapped in (
+            (a, a_other, straight, crossed),
+            (a_other, a, crossed, straight),
+        ):
+            result[first[:, None], second[:, None], b, b_other] = block
+            result[first[:, None], second[:, None], b_other, b] = swapped
+        return result
 
 
-def _largest_array(cores, k):
-    """Entries of the largest array that `_environment` makes for core k."""
-    after = cores[k].shape[2]
-    others = map(np.shape, cores[k + 1 :] + cores[:k])
-    return max((max(left, after) * max(right, after)) ** 2 for left, _, right in others)
+def _pairs(bond):
+    """Of the pairs (a <= a'): where a < a', and the scale of each in the even basis."""
+    a, a_other = np.triu_indices(bond)
+    return np.flatnonzero(a != a_other), np.where(a == a_other, math.sqrt(0.5), 1.0)
 
 
 def _balance(cores):

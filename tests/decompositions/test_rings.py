@@ -107,6 +107,21 @@ def test_least_squares_finds_a_ring_that_the_svd_misses():
     assert reached < 0.5 * start
 
 
+@pytest.mark.parametrize("bonds", [(2, 3, 4, 3), (1, 4, 2, 3), (3, 3, 3, 3)])
+def test_a_sweep_ends_with_the_best_last_core(bonds):
+    """The transfer matrices give the same core as least squares on the whole design matrix."""
+    random = np.random.default_rng(7)
+    shape = (3, 4, 2, 5)
+    tensor = random.standard_normal(shape)
+    ends = zip(bonds, shape, (*bonds[1:], bonds[0]), strict=True)
+    cores = [random.standard_normal(end) for end in ends]
+    error = ring_als._sweep(tensor, cores, np.linalg.norm(tensor))
+    assert error == pytest.approx(relative_error(tensor, merge_ring(cores)), rel=1e-9)
+    design = np.einsum("aib,bjc,ckd->ijkda", *cores[:3]).reshape(24, -1)
+    best = np.linalg.lstsq(design, tensor.reshape(24, 5), rcond=None)[0]
+    assert error == pytest.approx(relative_error(tensor, (design @ best).reshape(shape)), rel=1e-9)
+
+
 def test_ranks_beyond_the_start_are_put_to_use():
     """The padded entries are not dead: least squares lowers the error through them."""
     tensor = tensor_of((3, 4, 3, 4), 0)
