@@ -21,8 +21,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import numpy as np
 import tbasis_study
+from images import ShiftedImages
 
 from keras_tensornet import datasets, models
 from keras_tensornet.tbasis import LinearWarmup, tbasis_model, tbasis_optimizer
@@ -83,7 +83,7 @@ def all_settings(epochs: int, smoke: bool) -> list[dict]:
 def run(results: Path, work: Path, settings: dict, data) -> None:
     """One run of the study."""
     print(tbasis_study.name_of(settings), flush=True)
-    train = Augmented(data.x_train, data.y_train, settings["batch_size"], settings["seed"])
+    train = ShiftedImages(data.x_train, data.y_train, settings["batch_size"], settings["seed"])
     tbasis_study.run_once(
         results,
         work,
@@ -93,40 +93,6 @@ def run(results: Path, work: Path, settings: dict, data) -> None:
         train,
         (data.x_test, data.y_test),
     )
-
-
-class Augmented(keras.utils.PyDataset):
-    """Batches of images shifted by up to 4 pixels and mirrored, the same for the same seed."""
-
-    def __init__(self, images, labels, batch_size: int, seed: int):
-        super().__init__()
-        self.images = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
-        self.labels, self.batch_size, self.seed = labels, batch_size, seed
-        self.extent = images.shape[1]
-        self.epoch = 0
-        self.order = np.random.default_rng(seed).permutation(len(labels))
-
-    def __len__(self):
-        return len(self.labels) // self.batch_size
-
-    def __getitem__(self, index):
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        generator = np.random.default_rng((self.seed, self.epoch, index))
-        corners = generator.integers(0, 9, (len(chosen), 2))
-        flips = generator.random(len(chosen)) < 0.5
-        batch = [
-            self.images[image, top : top + self.extent, left : left + self.extent]
-            for image, (top, left) in zip(chosen, corners, strict=True)
-        ]
-        batch = [
-            image[:, ::-1] if flip else image for image, flip in zip(batch, flips, strict=True)
-        ]
-        return np.stack(batch), self.labels[chosen]
-
-    def on_epoch_end(self):
-        """Another order for the next epoch."""
-        self.epoch += 1
-        self.order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.labels))
 
 
 def _model(settings: dict, shape) -> keras.Model:
