@@ -132,7 +132,7 @@ def largest_rank(params_of: Callable[[int], int], most: float) -> int:
     Raises:
         ValueError: if there is none.
     """
-    fits, above = 0, 512
+    fits, above = 0, 4096
     while above - fits > 1:
         rank = (fits + above) // 2
         with warnings.catch_warnings():

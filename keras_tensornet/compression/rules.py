@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tensornet import formats, ranks, validation
+from keras_tensornet import ranks, validation
 from keras_tensornet.compression.budgets import rounded
 from keras_tensornet.compression.subjects import Candidate, Form, Subject
 from keras_tensornet.decompositions import hosvd
@@ -100,15 +100,15 @@ def candidate_by_rule(subject: Subject, form: Form, rule: Rule) -> Candidate:
 def rank_of_ratio(subject: Subject, form: Form, rule: Rule):
     """The largest uniform rank whose cores hold at most that share of the kernel.
 
+    Bonds that the modes cut short stay as they are while the others grow.
+
     Raises:
         ValueError: if not even the smallest rank fits.
     """
-    entry = formats.get(form.format)
 
     def count(rank: int) -> int:
-        network = entry.build(form.modes, rank)
-        # Ranks beyond a mode stop counting in some formats; the search needs a count that grows.
-        return max(network.num_params, rank)
+        # Where all ranks are cut the count stops; the search needs one that grows.
+        return max(form.network(rank)[1].num_params, rank)
 
     return ranks.rank_for_ratio(count, subject.dense.params, rule.value, rule.multiple)
 
