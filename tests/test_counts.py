@@ -36,6 +36,10 @@ PUBLISHED = [
     ("ttm", (8, 8, 8, 6), (10,) * 4, None, 2, 920, "TT_RNN CIFAR"),
     ("ttm", (10,) * 3, (8,) * 3, None, 10, 9600, "TT_RNN Reuters"),
     ("ttm", (8, 20, 20, 18), (16, 4, 4, 4), None, 4, 3360, "TT-LSTM UCF11, 4 gates folded in"),
+    (
+        *("tr", (4, 2, 5, 8, 6, 5, 3, 2), (16, 4, 2, 4, 2), None, (10, *[5] * 12), 1725),
+        "TR-LSTM UCF11, 4 gates folded in",
+    ),
     ("ttm", (8, 20, 20, 18), (12, 4, 4, 4), None, 4, 3232, "TT-GRU UCF11, 3 gates folded in"),
 ]
 

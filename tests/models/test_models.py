@@ -153,7 +153,10 @@ def test_lenet5_shapes_follow_from_the_flops_of_table_3():
     assert flops == [784_000, 5_000_000, 800_000, 6_400]
 
 
-@pytest.mark.parametrize(("case", "millions"), [("tt_conv_cnn", 105), ("vgg19", 399)])
+@pytest.mark.parametrize(
+    ("case", "millions"),
+    [("tt_conv_cnn", 105), ("vgg19", 399), ("resnet_cifar56", 125), ("resnet_cifar110", 255)],
+)
 def test_multiply_adds_of_permuted_tt_table_1(case, millions):
     layers = kernel_layers(network(case)).values()
     work = sum(
