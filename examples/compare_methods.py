@@ -199,7 +199,12 @@ def draw(runs: list[dict], figure: Path) -> None:
         if dense:
             axis.axhline(sum(dense) / len(dense), color="0.5", linestyle=":", label="dense")
         axis.set(title=titles[start], xscale="log", yscale="log", xlabel="parameters")
-        axis.grid(alpha=0.3, which="both")
+        axis.set_xticks([4000, 16000, 64000], ["4,000", "16,000", "64,000"])
+        axis.set_yticks(
+            [1.5, 2, 3, 4, 6, 10, 20, 50], ["1.5", "2", "3", "4", "6", "10", "20", "50"]
+        )
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     axes[0].set_ylabel("test error, %")
     plot.tight_layout()
