@@ -31,6 +31,8 @@ from keras_tensornet import datasets, models
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "permuted_tt.json"
 # energy: change of accuracy in points, and how many times fewer parameters and multiply-adds
 PAPER = {0.6: (+0.14, 3.06, 2.95), 0.5: (-0.25, 5.03, 4.73)}
+# 0.7 for a size like the paper's at 0.6: this younger network needs fewer ranks for the same share.
+ENERGIES = (0.7, *PAPER)
 DENSE_LAYERS = ("block1_conv1", "fc")
 BATCH = 128
 RATES = {"train": 0.05, "finetune": 0.01}
@@ -139,13 +141,13 @@ def report(runs: list[dict]) -> None:
     tuned = {run["settings"]["energy"]: run for run in runs if "before" in run}
     print("| network | fewer parameters | fewer FLOPs | before | after | change, points | paper |")
     print("|---|---|---|---|---|---|---|")
-    for energy, run in tuned.items():
+    for energy, run in sorted(tuned.items(), key=lambda item: -(item[0] or 1)):
         name = "dense" if energy is None else f"energy {energy}"
         times = [
             f"{run[key]:.2f}x" if key in run else "" for key in ("params_ratio", "flops_ratio")
         ]
         change = 100 * (run["accuracy"] - tuned[None]["accuracy"]) if None in tuned else 0.0
-        paper = "" if energy is None else "{:+.2f} points, {:.2f}x, {:.2f}x".format(*PAPER[energy])
+        paper = "{:+.2f} points, {:.2f}x, {:.2f}x".format(*PAPER[energy]) if energy in PAPER else ""
         shown = [f"{100 * run[key]:.2f} %" for key in ("before", "accuracy")]
         print(f"| {name} | " + " | ".join([*times, *shown, f"{change:+.2f}", paper]) + " |")
 
@@ -168,7 +170,7 @@ def main() -> None:
                 results,
                 Path(folder) if smoke else arguments.work,
             )
-            for energy in (None, 0.6) if smoke else (None, *PAPER):
+            for energy in (None, 0.6) if smoke else (None, *ENERGIES):
                 study.tuned(energy)
         report(records.read(results))
 
