@@ -31,7 +31,7 @@ from keras_tensornet import datasets, models
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "permuted_tt.json"
 # energy: change of accuracy in points, and how many times fewer parameters and multiply-adds
 PAPER = {0.6: (+0.14, 3.06, 2.95), 0.5: (-0.25, 5.03, 4.73)}
-# 0.7 for a size like the paper's at 0.6: this younger network needs fewer ranks for the same share.
+# 0.7 for a size near the paper's at 0.6.
 ENERGIES = (0.7, *PAPER)
 DENSE_LAYERS = ("block1_conv1", "fc")
 BATCH = 128
