@@ -20,6 +20,7 @@ from keras_tensornet.compression import compress_model, plan_compression
 from keras_tensornet.files import write_whole
 from keras_tensornet.training import ADMM
 
+LARGEST_RANK = 4096
 ARMS = ("dense", "direct", "admm", "scratch")
 
 
@@ -132,12 +133,19 @@ def largest_rank(params_of: Callable[[int], int], most: float) -> int:
     Raises:
         ValueError: if there is none.
     """
-    fits, above = 0, 4096
-    while above - fits > 1:
-        rank = (fits + above) // 2
+
+    def fit(rank: int) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a rank above what a layer can use
-            fits, above = (rank, above) if params_of(rank) <= most else (fits, rank)
+            return params_of(rank) <= most
+
+    # Upwards first: a network of far too large a rank may not even be built.
+    fits, above = 0, 1
+    while above < LARGEST_RANK and fit(above):
+        fits, above = above, 2 * above
+    while above - fits > 1:
+        rank = (fits + above) // 2
+        fits, above = (rank, above) if fit(rank) else (fits, rank)
     if fits == 0:
         raise ValueError(f"No rank has at most {most:,.0f} parameters.")
     return fits
