@@ -162,7 +162,7 @@ def draw(runs: list[dict], rings: list[dict], figure: Path) -> None:
         point = (run["params"], 100 * (1 - run["last"]), f"{settings['size']}, {settings['rank']}")
         groups.setdefault(f"T-Basis, {basis}{adapters}", []).append(point)
     for run in rings:
-        if run["settings"]["method"] == "ring":
+        if run["settings"]["method"] == "ring" and run["settings"]["seed"] == 0:
             point = (run["params"], run["test_error"], f"r {run['settings']['rank']}")
             groups.setdefault("tensor rings", []).append(point)
     plot, axis = plt.subplots(figsize=(7.5, 4.5))
