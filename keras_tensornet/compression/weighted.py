@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -59,10 +59,12 @@ class Metric:
             of the Keras kernel.
         scale: (groups, 1, outputs), what a unit of error of each output counts: where batch
             normalisation follows, gamma / sigma; or None for 1.
+        roots: those of single modes that a decomposition has asked for; the next one asks again.
     """
 
     gram: np.ndarray
     scale: np.ndarray | None = None
+    roots: dict = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @classmethod
     def regularised(
@@ -254,8 +256,11 @@ def _mode_roots(network: Network, modes: KernelModes, metric: Metric) -> dict:
     for place, label in enumerate(labels):
         if carried.count(label) == 1 and sizes[place] > 1:
             before, after = math.prod(sizes[:place]), math.prod(sizes[place + 1 :])
-            parts = gram.reshape(before, sizes[place], after, before, sizes[place], after)
-            roots[label] = _root(np.einsum("anbamb->nm", parts))
+            key = (taps, extra, before, sizes[place], after)
+            if key not in metric.roots:
+                parts = gram.reshape(before, sizes[place], after, before, sizes[place], after)
+                metric.roots[key] = _root(np.einsum("anbamb->nm", parts))
+            roots[label] = metric.roots[key]
     outputs = network.out_labels
     if metric.scale is not None and len(outputs) == 1 and carried.count(outputs[0]) == 1:
         scale = np.pad(metric.scale.ravel(), (0, modes.padding[1]), constant_values=1.0)

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from keras_tensornet import formats
+from keras_tensornet.compression import weighted
 from keras_tensornet.compression.calibration import absorbs_mean, calibrate, output_scale
 from keras_tensornet.compression.covariance import Geometry, batches, patch_moments
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
@@ -58,6 +59,16 @@ def test_output_error_falls_from_plain_to_whitened_to_refined(name):
     assert errors[2] <= errors[1] * (1 + 1e-9) and errors[3] <= errors[0] * (1 + 1e-9)
     assert errors[2] < 0.97 * errors[0]
     assert [core.shape for core in refined] == list(network.core_shapes)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_second_decomposition_takes_the_roots_of_the_first(name, monkeypatch):
+    """A budget tries many ranks, and a root of wide patches takes seconds."""
+    kernel, network, modes, metric = problem(name)
+    first = weighted_decomposition(kernel, network, modes, metric, quick=True)
+    monkeypatch.setattr(weighted, "_root", None)
+    again = weighted_decomposition(kernel, network, modes, metric, quick=True)
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
 
 
 def test_weighted_matrix_is_the_optimum_of_the_generalised_svd():
