@@ -18,9 +18,9 @@ import records
 
 from keras_tensornet.compression import compress_model, plan_compression
 from keras_tensornet.files import write_whole
+from keras_tensornet.ranks import rank_for_ratio
 from keras_tensornet.training import ADMM
 
-LARGEST_RANK = 4096
 ARMS = ("dense", "direct", "admm", "scratch")
 
 
@@ -133,22 +133,9 @@ def largest_rank(params_of: Callable[[int], int], most: float) -> int:
     Raises:
         ValueError: if there is none.
     """
-
-    def fit(rank: int) -> bool:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a rank above what a layer can use
-            return params_of(rank) <= most
-
-    # Upwards first: a network of far too large a rank may not even be built.
-    fits, above = 0, 1
-    while above < LARGEST_RANK and fit(above):
-        fits, above = above, 2 * above
-    while above - fits > 1:
-        rank = (fits + above) // 2
-        fits, above = (rank, above) if fit(rank) else (fits, rank)
-    if fits == 0:
-        raise ValueError(f"No rank has at most {most:,.0f} parameters.")
-    return fits
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a rank above what a layer can use
+        return rank_for_ratio(params_of, most, ratio=1.0)
 
 
 def trainer(images, labels, batch_size: int) -> Callable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -85,6 +86,11 @@ def resumable_fit(
     )
     shutil.rmtree(folder)
     return epochs
+
+
+def parameters(model) -> int:
+    """Parameters that must be stored, without buffers: a pseudo-random basis is its seed."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def machine() -> dict:

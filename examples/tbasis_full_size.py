@@ -23,7 +23,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import records
-from tbasis_study import parameters
 
 from keras_tensornet import models
 from keras_tensornet.tbasis import tbasis_model, tbasis_optimizer
@@ -85,8 +84,8 @@ def run(name: str, size: int, rank: int) -> dict:
     model.compile(tbasis_optimizer(keras.optimizers.SGD(0.01)), loss)
     losses = [float(model.train_on_batch(images, labels)) for _ in range(2)]
     return {
-        "dense_params": parameters(dense),
-        "params": parameters(model),
+        "dense_params": records.parameters(dense),
+        "params": records.parameters(model),
         "loss": losses[-1],
         **_files(model, images),
     }

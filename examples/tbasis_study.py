@@ -14,7 +14,6 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import numpy as np
 import records
 
 
@@ -67,11 +66,6 @@ def run_once(
     return run
 
 
-def parameters(model: keras.Model) -> int:
-    """Parameters that must be stored, without buffers: a pseudo-random basis is its seed."""
-    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
-
-
 def table(results: Path, dense_params: int) -> str:
     """All runs, smallest network first in each group."""
     lines = [f"{'network':34} {'params':>8} {'ratio':>7} {'last':>7} {'best':>7}  epochs seed"]
@@ -118,7 +112,7 @@ def _summary(model: keras.Model, path: Path) -> dict:
         rows = {int(row[0]): [float(value) for value in row[1:]] for row in csv.reader(file)}
     tested = [rows[epoch][2] for epoch in sorted(rows)]
     return {
-        "params": parameters(model),
+        "params": records.parameters(model),
         "last": round(tested[-1], 4),
         "best": round(max(tested), 4),
         "test_accuracy": [round(value, 4) for value in tested],

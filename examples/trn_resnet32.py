@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 import os
 import tempfile
 import warnings
@@ -107,7 +106,7 @@ def run(results: Path, work: Path | None, data: datasets.ImageData, settings: di
     epochs = records.resumable_fit(model, batches_from, settings, work, verbose=0, **test)
     errors = [round(100 * (1 - epoch["val_accuracy"]), 2) for epoch in epochs]
     outcome = {
-        "params": sum(math.prod(variable.shape) for variable in model.trainable_variables),
+        "params": records.parameters(model),
         "test_error_by_epoch": errors,
         "test_error": errors[-1],
         "seconds": sum(epoch["seconds"] for epoch in epochs),

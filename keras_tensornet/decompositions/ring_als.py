@@ -157,9 +157,9 @@ class _Transfer:
         left, _, right = core.shape
         # sum_n core[a, n, b] core[a', n, b'] as (a, a', b, b')
         full = np.tensordot(core, core, axes=(1, 1)).transpose(0, 2, 1, 3)
-        rows = full[np.triu_indices(left)]
+        upper = full[np.triu_indices(left)]
         b, b_other = np.triu_indices(right)
-        straight, crossed = rows[:, b, b_other], rows[:, b_other, b]
+        straight, crossed = upper[:, b, b_other], upper[:, b_other, b]
         (rows, row_scale), (columns, column_scale) = _pairs(left), _pairs(right)
         even = (straight + crossed) * row_scale[:, None] * column_scale
         odd = (straight - crossed)[rows][:, columns]
