@@ -35,9 +35,9 @@ from keras_tensornet import (
     to_dense_model,
     to_stock_model,
 )
-from keras_tensornet.compression.targets import find_targets
+from keras_tensornet.compression.kinds import find_targets
 from keras_tensornet.decompositions import cp_als
-from keras_tensornet.freezing import factorized_layers
+from keras_tensornet.serving.freezing import factorized_layers
 
 NETWORKS = ("VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121", "ConvNeXtTiny")
 FORMATS = ("tt", "tr", "tucker")

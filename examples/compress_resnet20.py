@@ -35,10 +35,10 @@ from keras_tensornet.compression import (
     Calibration,
     calibrate,
     compress_model,
-    finetune,
     plan_compression,
 )
 from keras_tensornet.files import write_whole
+from keras_tensornet.training import finetune
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 FORMATS = ("tt", "tucker", "tr", "cp", "ttm", "ht", "bt")

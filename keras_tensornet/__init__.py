@@ -44,24 +44,21 @@ if not _is_command_line():
         ranks,
         regularizers,
     )
-    from keras_tensornet.autotuning import apply_tuning, autotune
+    from keras_tensornet.back_to_keras import to_dense_model, to_stock_model
     from keras_tensornet.compiled import merge
     from keras_tensornet.compression import (
         CompressionPlan,
         compress_model,
-        finetune,
-        gradual_compression,
         plan_compression,
         reestimate_batch_norm,
-        rewrite_model,
-        to_dense_model,
-        to_stock_model,
     )
-    from keras_tensornet.freezing import freeze, unfreeze
+    from keras_tensornet.compression.truncation import round_layer, truncate_ranks
     from keras_tensornet.networks import Network
     from keras_tensornet.reports import compression_report
-    from keras_tensornet.rounding import round_layer, truncate_ranks
+    from keras_tensornet.rewriting import rewrite_model
+    from keras_tensornet.serving import apply_tuning, autotune, freeze, unfreeze
     from keras_tensornet.tbasis.model import tbasis_model
+    from keras_tensornet.training import finetune, gradual_compression
 
 __all__ = [
     "CompressionPlan",

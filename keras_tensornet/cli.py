@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_tensornet import __version__
-from keras_tensornet.errors import CommandError
+from keras_tensornet.commands.errors import CommandError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130

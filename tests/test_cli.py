@@ -9,8 +9,9 @@ import types
 import pytest
 
 import keras_tensornet
-from keras_tensornet import cli, console
-from keras_tensornet.errors import CommandError
+from keras_tensornet import cli
+from keras_tensornet.commands import console
+from keras_tensornet.commands.errors import CommandError
 
 # Runs the command line in this interpreter's place, and then tells which heavy packages it loaded.
 PROBE = """
@@ -148,7 +149,7 @@ def test_quiet_start_holds_back_what_is_written_to_the_descriptor():
     program = (
         "import os, sys\n"
         "sys.argv[0] = 'keras-tensornet'\n"  # as a command, which imports no Keras
-        "from keras_tensornet.console import quiet_start\n"
+        "from keras_tensornet.commands.console import quiet_start\n"
         "with quiet_start():\n    os.write(2, b'greeting')\n"
         "os.write(2, b'after')\n"
         "with quiet_start():\n    os.write(2, b'cause')\n    raise SystemExit('failed')\n"

@@ -13,24 +13,24 @@ import keras_tensornet
 ROOT = Path(keras_tensornet.__file__).parent
 # The rooms of the house. A module may import from rooms of its level or below.
 LEVELS = {
-    0: ("validation", "modes", "networks", "shapes", "errors", "files"),
+    0: ("validation", "modes", "networks", "shapes", "files"),
     1: ("contraction", "decompositions", "formats", "ranks"),
     2: ("initializers", "regularizers", "kernels", "execution", "compiled"),
     3: ("layers",),
     4: (
         "models",
         "datasets",
+        "interop",
+        "rewriting",
+        "tbasis",
         "compression",
         "training",
-        "interop",
-        "tbasis",
-        "rounding",
-        "autotuning",
-        "freezing",
+        "serving",
+        "back_to_keras",
         "export",
         "reports",
     ),
-    5: ("cli", "commands", "console", "demo", "tuner", "__main__", "__init__"),
+    5: ("cli", "commands", "demo", "tuner", "__main__", "__init__"),
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 # What a level may import at the top of a module, besides the standard library and this package.
@@ -54,8 +54,8 @@ INSIDE = {
 # A room that is nothing without its extra, and that no other room imports.
 ROOM_EXTRAS = {"tuner": {"keras_tuner"}}
 # Keras has no public name for these.
-PRIVATE = {"compression/walker.py": "keras.src.models.functional.Functional"}
-MAY_PRINT = ("cli", "commands", "console", "demo", "tuner", "__main__")
+PRIVATE = {"rewriting/walker.py": "keras.src.models.functional.Functional"}
+MAY_PRINT = ("cli", "commands", "demo", "tuner", "__main__")
 SOURCES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 

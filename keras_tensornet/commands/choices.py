@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from keras_tensornet.errors import CommandError
+from keras_tensornet.commands.errors import CommandError
 
 RULES = ("rank", "energy", "eps", "ratio", "params", "flops", "latency", "vbmf")
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from keras_tensornet.commands.choices import RULES, add_choices, array, chosen
+from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.commands.export import load
-from keras_tensornet.errors import CommandError
 from keras_tensornet.files import write_whole
 
 REPORTS = (".html", ".md", ".json", ".png", ".svg")

@@ -8,8 +8,8 @@ import json
 import zipfile
 from pathlib import Path
 
-from keras_tensornet.console import quiet_start
-from keras_tensornet.errors import CommandError
+from keras_tensornet.commands.console import quiet_start
+from keras_tensornet.commands.errors import CommandError
 
 # By the suffix of the output, where `--format` is not given; a folder is a SavedModel.
 BY_SUFFIX = {".tflite": "litert", ".onnx": "onnx", ".keras": "keras", "": "tf_saved_model"}

@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.commands.export import load
-from keras_tensornet.errors import CommandError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +47,9 @@ def describe(model) -> list[dict]:
     import keras
     import numpy as np
 
-    from keras_tensornet.compression.targets import find_targets, kernel_array
-    from keras_tensornet.compression.walker import walk_layers
+    from keras_tensornet.compression.kinds import find_targets, kernel_array
     from keras_tensornet.decompositions import rank_for_energy
+    from keras_tensornet.rewriting.walker import walk_layers
 
     targets = {target.path: target for target in find_targets(model)}
     rows = []

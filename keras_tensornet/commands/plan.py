@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from keras_tensornet.commands.choices import add_choices, chosen
+from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.commands.export import load
-from keras_tensornet.errors import CommandError
 from keras_tensornet.files import write_whole
 
 

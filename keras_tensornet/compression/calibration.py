@@ -15,8 +15,8 @@ import numpy as np
 from keras import ops
 
 from keras_tensornet.compression.covariance import Geometry, patch_moments
-from keras_tensornet.compression.targets import Target, find_targets
-from keras_tensornet.compression.walker import walk_layers
+from keras_tensornet.compression.kinds import Target, find_targets
+from keras_tensornet.rewriting.walker import walk_layers
 
 # A Gram matrix of this side takes 0.5 GiB in float64; longer patches are not calibrated.
 LONGEST_PATCH = 8192

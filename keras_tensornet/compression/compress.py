@@ -8,16 +8,16 @@ import keras
 from keras import ops
 
 from keras_tensornet import formats
-from keras_tensornet.compression import rules
 from keras_tensornet.compression.calibration import calibration_inputs
+from keras_tensornet.compression.choosing import rules
+from keras_tensornet.compression.choosing.selection import decompose_each
+from keras_tensornet.compression.choosing.subjects import Candidate, Subject
+from keras_tensornet.compression.kinds import factorized_layer, find_targets
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
 from keras_tensornet.compression.planning import calibrated_subjects, plan_with_cores
 from keras_tensornet.compression.plans import CompressionPlan
 from keras_tensornet.compression.progress import Progress, reporter
-from keras_tensornet.compression.selection import decompose_each
-from keras_tensornet.compression.subjects import Candidate, Subject
-from keras_tensornet.compression.targets import factorized_layer, find_targets
-from keras_tensornet.compression.walker import rewrite_model
+from keras_tensornet.rewriting.walker import rewrite_model
 
 
 def compress_model(

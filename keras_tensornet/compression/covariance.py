@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_tensornet.compression.clones import clone_operation, copy_variables
-from keras_tensornet.compression.walker import rewrite_model
+from keras_tensornet.rewriting.clones import clone_operation, copy_variables
+from keras_tensornet.rewriting.walker import rewrite_model
 
 BATCH = 64
 # Patches of one batch that are summed up.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import keras
 
 from keras_tensornet.compression.covariance import batches
-from keras_tensornet.compression.walker import rewrite_model, walk_layers
+from keras_tensornet.rewriting.walker import rewrite_model, walk_layers
 
 BATCH = 128
 # Layers that are noise in training mode; statistics are wanted without them.

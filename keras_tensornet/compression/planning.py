@@ -8,14 +8,14 @@ from typing import Any
 import keras
 
 from keras_tensornet import formats, validation
-from keras_tensornet.compression import budgets, rules
 from keras_tensornet.compression.calibration import knowledge_of
+from keras_tensornet.compression.choosing import budgets, rules
+from keras_tensornet.compression.choosing.rules import Rule
+from keras_tensornet.compression.choosing.selection import AUTO, Selection
+from keras_tensornet.compression.choosing.subjects import Subject
+from keras_tensornet.compression.kinds import Target, find_targets, left_out
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
 from keras_tensornet.compression.progress import Progress, reporter
-from keras_tensornet.compression.rules import Rule
-from keras_tensornet.compression.selection import AUTO, Selection
-from keras_tensornet.compression.subjects import Subject
-from keras_tensornet.compression.targets import Target, find_targets, left_out
 
 
 def plan_compression(

@@ -8,9 +8,9 @@ import logging
 import tempfile
 from pathlib import Path
 
-from keras_tensornet.console import quiet_start, require_packages
+from keras_tensornet.commands.console import quiet_start, require_packages
+from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.demo import measuring, shipping
-from keras_tensornet.errors import CommandError
 
 DATASETS = ("digits", "mnist", "cifar10")
 PACKAGES = {"rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}

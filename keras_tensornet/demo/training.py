@@ -11,7 +11,7 @@ from keras_tensornet.compiled import forward_function
 from keras_tensornet.datasets import ImageData, batches
 from keras_tensornet.demo.measuring import BATCH_SIZES, Result, epoch_seconds, interleaved_medians
 from keras_tensornet.demo.twins import Twin
-from keras_tensornet.freezing import freeze, unfreeze
+from keras_tensornet.serving.freezing import freeze, unfreeze
 
 # Called with the steps done so far and the accuracy of the last epoch, or None before its end.
 Report = Callable[[int, float | None], None]

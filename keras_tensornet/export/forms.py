@@ -12,10 +12,10 @@ from __future__ import annotations
 import keras
 
 from keras_tensornet import validation
-from keras_tensornet.compression import to_dense_model, to_stock_model
-from keras_tensornet.compression.walker import rewrite_model
-from keras_tensornet.freezing import factorized_layers
+from keras_tensornet.back_to_keras import to_dense_model, to_stock_model
 from keras_tensornet.layers import TBasis
+from keras_tensornet.rewriting.walker import rewrite_model
+from keras_tensornet.serving.freezing import factorized_layers
 
 FORMS = ("factorized", "dense", "stock")
 AUTO = "auto"

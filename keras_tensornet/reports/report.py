@@ -16,15 +16,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_tensornet.compression.costs import Costs, workload_of
-from keras_tensornet.compression.subjects import Subject
-from keras_tensornet.compression.targets import Target, find_targets, kernel_array
-from keras_tensornet.compression.walker import walk_layers
+from keras_tensornet.compression.choosing.costs import Costs, workload_of
+from keras_tensornet.compression.choosing.subjects import Subject
+from keras_tensornet.compression.kinds import Target, find_targets, kernel_array
 from keras_tensornet.files import write_whole
 from keras_tensornet.kernels import relative_error
 from keras_tensornet.reports import measures
 from keras_tensornet.reports.html import page
 from keras_tensornet.reports.plots import draw
+from keras_tensornet.rewriting.walker import walk_layers
 
 # Singular values kept of each layer for the figures.
 SPECTRUM = 96

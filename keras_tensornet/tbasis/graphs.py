@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import keras
 
-from keras_tensornet.compression.clones import clone_operation, compile_like, copy_variables
-from keras_tensornet.compression.walker import is_graph, new_inputs
+from keras_tensornet.rewriting.clones import clone_operation, compile_like, copy_variables
+from keras_tensornet.rewriting.walker import is_graph, new_inputs
 
 # `(layer, path, args, kwargs) -> outputs`, or NotImplemented for a clone called in the same way.
 Apply = Callable[[keras.layers.Layer, str, tuple, dict], object]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import keras
 
-from keras_tensornet.compression.walker import walk_layers
 from keras_tensornet.layers.tbasis.envelopes import envelope
+from keras_tensornet.rewriting.walker import walk_layers
 from keras_tensornet.tbasis.graphs import leaf_layers
 
 FIRST_CONVOLUTION = "first convolution (paper, section 4.1)"

@@ -24,8 +24,8 @@ from keras_tensornet.compression.planning import plan_compression
 from keras_tensornet.training import state
 from keras_tensornet.training.penalty import PenaltySwitch
 from keras_tensornet.training.projection import in_threads
+from keras_tensornet.training.splits import Target, check_choices, targets_of
 from keras_tensornet.training.splitting import Residuals, Splitting
-from keras_tensornet.training.targets import Target, check_choices, targets_of
 
 
 class ADMM(keras.callbacks.Callback):

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import keras
 
 from keras_tensornet import validation
-from keras_tensornet.compression import compress_model, rewrite_model
+from keras_tensornet.compression import compress_model
+from keras_tensornet.rewriting import rewrite_model
 from keras_tensornet.training.admm import ADMM
 
 PHASES = ("ADMM training", "decomposition", "fine-tuning")

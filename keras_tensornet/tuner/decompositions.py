@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_tensornet import formats
-from keras_tensornet.compression.targets import Target, factorized_layer, kernel_array
+from keras_tensornet.compression.kinds import Target, factorized_layer, kernel_array
 from keras_tensornet.decompositions.svd import rank_for_energy
 from keras_tensornet.kernels import (
     decompose_kernel,

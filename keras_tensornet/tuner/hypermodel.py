@@ -13,9 +13,9 @@ import keras
 import keras_tuner
 
 from keras_tensornet import validation
-from keras_tensornet.compression.targets import Target, find_targets, left_out
-from keras_tensornet.compression.walker import rewrite_model
+from keras_tensornet.compression.kinds import Target, find_targets, left_out
 from keras_tensornet.layers.common import DENSE_ONLY, settings_of
+from keras_tensornet.rewriting.walker import rewrite_model
 from keras_tensornet.tbasis import fit_tbasis, tbasis_model
 from keras_tensornet.tuner.decompositions import Decompositions
 from keras_tensornet.tuner.objective import SizeObjective, TrialMetrics

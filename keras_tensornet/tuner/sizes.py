@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_tensornet.autotuning import interleaved_medians
 from keras_tensornet.compiled import forward_function
-from keras_tensornet.compression.walker import is_graph
-from keras_tensornet.freezing import freeze, unfreeze
 from keras_tensornet.layers.common import FactorizedMethods
+from keras_tensornet.rewriting.walker import is_graph
+from keras_tensornet.serving.autotuning import interleaved_medians
+from keras_tensornet.serving.freezing import freeze, unfreeze
 from keras_tensornet.shapes import EXTENT_HINT, filled, with_batch
 
 TRANSPOSED = (

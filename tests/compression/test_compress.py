@@ -11,14 +11,14 @@ from keras import layers
 from keras_tensornet import decompositions, formats
 from keras_tensornet.compression import (
     CompressionPlan,
-    budgets,
     calibrate,
     compress_model,
     plan_compression,
 )
-from keras_tensornet.compression.targets import find_targets
+from keras_tensornet.compression.choosing import budgets
+from keras_tensornet.compression.kinds import find_targets
 from keras_tensornet.contraction import make_plan
-from tests.compression.test_walker import assert_same_outputs, randomised, weights_of
+from tests.rewriting.test_walker import assert_same_outputs, randomised, weights_of
 
 RANDOM = np.random.default_rng(0)
 

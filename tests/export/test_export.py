@@ -11,7 +11,7 @@ import pytest
 
 from keras_tensornet import cli, compression, export, layers
 from keras_tensornet.export import clean_process, exporting, forms, verification, writers
-from keras_tensornet.freezing import factorized_layers
+from keras_tensornet.serving.freezing import factorized_layers
 
 FORMATS = ("tr", "tt", "ttm", "cp", "tucker", "bt", "ht")
 X = np.random.default_rng(0).normal(size=(3, 4, 4, 6)).astype("float32")

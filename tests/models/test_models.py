@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from keras_tensornet import models
-from keras_tensornet.compression.rules import Rule, rank_of_ratio
-from keras_tensornet.compression.subjects import Subject
-from keras_tensornet.compression.targets import find_targets
+from keras_tensornet.compression.choosing.rules import Rule, rank_of_ratio
+from keras_tensornet.compression.choosing.subjects import Subject
+from keras_tensornet.compression.kinds import find_targets
 
 PRETRAINED = Path(__file__).parents[3] / "shared" / "pretrained" / "resnet20_cifar10.keras"
 

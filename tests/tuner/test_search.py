@@ -14,7 +14,7 @@ keras_tuner = pytest.importorskip("keras_tuner")
 keras = pytest.importorskip("keras")
 
 from keras_tensornet import tuner as tuning  # noqa: E402
-from keras_tensornet.compression.targets import find_targets, kernel_array  # noqa: E402
+from keras_tensornet.compression.kinds import find_targets, kernel_array  # noqa: E402
 from keras_tensornet.contraction import kernel_plan, to_keras_layout  # noqa: E402
 from keras_tensornet.tbasis import tbasis_model  # noqa: E402
 from keras_tensornet.tuner.decompositions import Decompositions  # noqa: E402

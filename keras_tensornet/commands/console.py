@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from keras_tensornet.errors import CommandError
+from keras_tensornet.commands.errors import CommandError
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ from functools import cached_property
 import numpy as np
 
 from keras_tensornet import formats
-from keras_tensornet.compression.costs import Costs, workload_of
-from keras_tensornet.compression.targets import Target, kernel_array
+from keras_tensornet.compression.choosing.costs import Costs, workload_of
+from keras_tensornet.compression.kinds import Target, kernel_array
 from keras_tensornet.compression.weighted import (
     Metric,
     weighted_decomposition,

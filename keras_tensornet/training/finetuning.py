@@ -14,10 +14,10 @@ import keras
 from keras import ops
 
 from keras_tensornet import validation
-from keras_tensornet.compression.clones import compile_like
+from keras_tensornet.back_to_keras.dense import to_dense_model
 from keras_tensornet.compression.compress import compress_model
-from keras_tensornet.compression.conversion import to_dense_model
-from keras_tensornet.compression.walker import rewrite_model
+from keras_tensornet.rewriting.clones import compile_like
+from keras_tensornet.rewriting.walker import rewrite_model
 
 WARM_UP = 0.05
 MOMENTUM = 0.9

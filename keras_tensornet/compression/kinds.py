@@ -14,8 +14,8 @@ import keras
 from keras import ops
 
 from keras_tensornet import layers
-from keras_tensornet.compression.walker import is_graph, walk_layers
 from keras_tensornet.layers.common import DENSE_ONLY, FactorizedMethods, settings_of
+from keras_tensornet.rewriting.walker import is_graph, walk_layers
 
 # Formats whose channel modes stay whole where the user names none: a trained kernel has no
 # structure along digits of its channel numbers, so cutting channels into modes costs accuracy.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import keras
 
-from keras_tensornet.compression.stock import stock_chain
-from keras_tensornet.compression.walker import rewrite_model, walk_layers
+from keras_tensornet.back_to_keras.stock import stock_chain
 from keras_tensornet.layers import TBasis
+from keras_tensornet.rewriting.walker import rewrite_model, walk_layers
 
 
 def to_dense_model(model: keras.Model) -> keras.Model:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_tensornet.compression import compress_model, finetune, gradual_compression
-from tests.compression.test_walker import weights_of
+from keras_tensornet.compression import compress_model
+from keras_tensornet.training import finetune, gradual_compression
+from tests.rewriting.test_walker import weights_of
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((96, 20)).astype("float32")

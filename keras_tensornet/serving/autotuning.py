@@ -23,7 +23,7 @@ from keras import ops
 from keras_tensornet import validation
 from keras_tensornet.compiled import forward_function, gradient_function
 from keras_tensornet.contraction import candidate_plans
-from keras_tensornet.freezing import factorized_layers, forget_compiled_functions
+from keras_tensornet.serving.freezing import factorized_layers, forget_compiled_functions
 from keras_tensornet.shapes import with_batch
 
 # A candidate is measured at least this often, and until this much time has gone into it.

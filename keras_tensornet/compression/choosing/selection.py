@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from keras_tensornet import formats
-from keras_tensornet.compression import budgets, rules
-from keras_tensornet.compression.rules import Rule
-from keras_tensornet.compression.subjects import Candidate, Form, Subject
+from keras_tensornet.compression.choosing import budgets, rules
+from keras_tensornet.compression.choosing.rules import Rule
+from keras_tensornet.compression.choosing.subjects import Candidate, Form, Subject
 
 AUTO = "auto"
 # NumPy releases the interpreter while LAPACK runs; more threads than this only wait.

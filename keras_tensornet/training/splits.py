@@ -10,11 +10,11 @@ from typing import cast
 import keras
 
 from keras_tensornet import formats
-from keras_tensornet.compression import rules
+from keras_tensornet.compression.choosing import rules
+from keras_tensornet.compression.choosing.subjects import Subject
+from keras_tensornet.compression.kinds import find_targets
 from keras_tensornet.compression.planning import plan_compression
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
-from keras_tensornet.compression.subjects import Subject
-from keras_tensornet.compression.targets import find_targets
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from keras_tensornet import ranks, validation
-from keras_tensornet.compression.budgets import rounded
-from keras_tensornet.compression.subjects import Candidate, Form, Subject
+from keras_tensornet.compression.choosing.budgets import rounded
+from keras_tensornet.compression.choosing.subjects import Candidate, Form, Subject
 from keras_tensornet.decompositions import hosvd
 from keras_tensornet.decompositions.arguments import read_rule
 

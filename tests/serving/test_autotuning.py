@@ -9,7 +9,7 @@ from keras import ops
 
 import keras_tensornet as kt
 from keras_tensornet import layers
-from keras_tensornet.autotuning import Tuning
+from keras_tensornet.serving.autotuning import Tuning
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_tensornet import ranks
-from keras_tensornet.compression.costs import Costs
-from keras_tensornet.compression.subjects import Candidate, Form, Subject
+from keras_tensornet.compression.choosing.costs import Costs
+from keras_tensornet.compression.choosing.subjects import Candidate, Form, Subject
 from keras_tensornet.formats import Rank
 
 # Relative errors at which decompositions are tried.

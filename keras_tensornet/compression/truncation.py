@@ -13,11 +13,11 @@ import numpy as np
 from keras import ops
 
 from keras_tensornet import decompositions, formats, validation
-from keras_tensornet.compression.walker import rewrite_model
 from keras_tensornet.contraction import kernel_plan, to_keras_layout
 from keras_tensornet.kernels import FactorizedKernel, decompose_kernel, network_of_cores
 from keras_tensornet.layers.common import FactorizedMethods, one_threshold
 from keras_tensornet.networks import Network, largest_useful_ranks
+from keras_tensornet.rewriting.walker import rewrite_model
 
 ROUNDING = {
     "tr": decompositions.tr_round,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_tensornet.compression.walker import rewrite_model, walk_layers
+from keras_tensornet.rewriting.walker import rewrite_model, walk_layers
 
 
 def keep(layer, path):

@@ -7,11 +7,12 @@ from keras import layers
 
 from keras_tensornet import Network
 from keras_tensornet import layers as factorized
-from keras_tensornet.compression import compress_model, to_dense_model, to_stock_model
-from keras_tensornet.compression.conversion import is_factorized
-from keras_tensornet.compression.walker import walk_layers
+from keras_tensornet.back_to_keras import to_dense_model, to_stock_model
+from keras_tensornet.back_to_keras.dense import is_factorized
+from keras_tensornet.compression import compress_model
+from keras_tensornet.rewriting.walker import walk_layers
 from tests.compression.test_compress import FORMATS, convnet, images
-from tests.compression.test_walker import assert_same_outputs, randomised
+from tests.rewriting.test_walker import assert_same_outputs, randomised
 
 RANDOM = np.random.default_rng(0)
 

@@ -24,7 +24,7 @@ from typing import TypeAlias
 import keras
 from keras.src.models.functional import Functional  # no public name; clone_model needs the same
 
-from keras_tensornet.compression.clones import clone_operation, compile_like, copy_variables
+from keras_tensornet.rewriting.clones import clone_operation, compile_like, copy_variables
 
 Replacement: TypeAlias = keras.layers.Layer | Sequence[keras.layers.Layer] | None
 Replace = Callable[[keras.layers.Layer, str], Replacement]

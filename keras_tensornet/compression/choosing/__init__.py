@@ -1,0 +1,1 @@
+"""Which format and ranks each layer gets: rules, budgets and trial decompositions."""
