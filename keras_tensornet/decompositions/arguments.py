@@ -4,14 +4,20 @@ Every decomposition computes in float64 and hands the caller's dtype back; every
 takes its ranks from exactly one of `ranks`, `eps` and `energy`. Both are said here, once.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 
+from keras_tensornet.decompositions.types import Array, ArrayLike, Axes, Rule
 
-def read_tensor(tensor, name="tensor"):
+
+def read_tensor(tensor: ArrayLike, name: str = "tensor") -> tuple[Array, np.dtype]:
     """Return `tensor` as a float64 array and the dtype its cores should come back in.
 
     Args:
@@ -47,12 +53,14 @@ def read_tensor(tensor, name="tensor"):
     return array, np.dtype(np.float64) if given.dtype.kind in "iu" else given.dtype
 
 
-def _is_real(dtype):
+def _is_real(dtype: np.dtype) -> bool:
     # bfloat16 and the float8 family (ml_dtypes) call themselves void without fields.
     return dtype.kind in "fiu" or (dtype.kind == "V" and "float" in dtype.name)
 
 
-def read_rule(ranks, eps, energy, ranks_name="ranks"):
+def read_rule(
+    ranks: object, eps: float | None, energy: float | None, ranks_name: str = "ranks"
+) -> None:
     """Check that exactly one of the three rules is given and lies in its range."""
     given = {ranks_name: ranks, "eps": eps, "energy": energy}
     names = [name for name, value in given.items() if value is not None]
@@ -73,13 +81,13 @@ def read_rule(ranks, eps, energy, ranks_name="ranks"):
         )
 
 
-def _number(value, name):
+def _number(value: float, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"`{name}` must be a number. Received: {value!r}.")
     return value
 
 
-def read_count(value, name, least=1):
+def read_count(value: SupportsIndex, name: str, least: int = 1) -> int:
     """Return `value` as a plain int of at least `least`."""
     try:
         count = operator.index(value)
@@ -92,7 +100,7 @@ def read_count(value, name, least=1):
     return count
 
 
-def read_ranks(ranks, count, what):
+def read_ranks(ranks: int | Iterable[int], count: int, what: str) -> tuple[int, ...]:
     """Return `ranks` (an int for all, or one for each) as a tuple of `count` ints.
 
     Args:
@@ -116,7 +124,7 @@ def read_ranks(ranks, count, what):
     return tuple(read_count(rank, "ranks") for rank in given)
 
 
-def read_axes(axes, ndim):
+def read_axes(axes: Axes, ndim: int) -> tuple[int, ...]:
     """Return `axes` (None for all) as a tuple of distinct axes in [0, ndim)."""
     if axes is None:
         return tuple(range(ndim))
@@ -129,7 +137,9 @@ def read_axes(axes, ndim):
     return wrapped
 
 
-def cut_rules(norm, ranks, eps, energy, num_cuts):
+def cut_rules(
+    norm: float, ranks: Sequence[int] | None, eps: float | None, energy: float | None, num_cuts: int
+) -> list[Rule]:
     """Return for each of `num_cuts` truncations the keyword that `truncated_svd` takes.
 
     With `eps` each cut may lose delta = eps * norm / sqrt(num_cuts), so that all together
@@ -142,7 +152,9 @@ def cut_rules(norm, ranks, eps, energy, num_cuts):
     return [{"energy": energy}] * num_cuts
 
 
-def clip_ranks(wanted, allowed, what, first=1, stacklevel=4):
+def clip_ranks(
+    wanted: Sequence[int], allowed: Sequence[int], what: str, first: int = 1, stacklevel: int = 4
+) -> tuple[int, ...]:
     """Lower each rank to what is allowed, with one warning for each that had to give way."""
     for number, (rank, most) in enumerate(zip(wanted, allowed, strict=True), start=first):
         if rank > most:
@@ -153,6 +165,6 @@ def clip_ranks(wanted, allowed, what, first=1, stacklevel=4):
     return tuple(min(pair) for pair in zip(wanted, allowed, strict=True))
 
 
-def to_dtype(cores, dtype):
+def to_dtype(cores: Iterable[Array], dtype: np.dtype) -> list[Array]:
     """Return float64 `cores` as contiguous arrays of the caller's `dtype`."""
     return [np.ascontiguousarray(core).astype(dtype) for core in cores]

@@ -5,15 +5,30 @@ De Lathauwer, "Decompositions of a higher-order tensor in block terms" (SIAM J. 
 so the error never rises.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, padding, tucker
+from keras_tensornet.decompositions.types import Array, ArrayLike, Axes, Block
 
 START_SWEEPS = 5
 FINAL_SWEEPS = 2
 
 
-def block_term(tensor, ranks, num_blocks, axes=None, *, num_iter=50, tol=1e-6, pad=False, seed=0):
+def block_term(
+    tensor: ArrayLike,
+    ranks: int | Sequence[int],
+    num_blocks: int,
+    axes: Axes = None,
+    *,
+    num_iter: int = 50,
+    tol: float = 1e-6,
+    pad: bool = False,
+    seed: int = 0,
+) -> list[Array]:
     """Return a sum of `num_blocks` Tucker blocks, stacked along a leading block axis.
 
     The blocks start one after the other from the residual so far. A block that finds nothing left
@@ -59,7 +74,15 @@ def block_term(tensor, ranks, num_blocks, axes=None, *, num_iter=50, tol=1e-6, p
     return arguments.to_dtype([np.stack(part) for part in parts], dtype)
 
 
-def _fit(tensor, axes, ranks, num_blocks, num_iter, tol, random):
+def _fit(
+    tensor: Array,
+    axes: Sequence[int],
+    ranks: Sequence[int],
+    num_blocks: int,
+    num_iter: int,
+    tol: float,
+    random: np.random.Generator,
+) -> list[Block]:
     """Fit the blocks to all they can use of each mode, size b r; then to the whole tensor."""
     sizes = [min(tensor.shape[a], num_blocks * r) for a, r in zip(axes, ranks, strict=True)]
     small, bases = tucker.project(tensor, axes, [{"rank": size} for size in sizes])
@@ -73,11 +96,17 @@ def _fit(tensor, axes, ranks, num_blocks, num_iter, tol, random):
     return _refine(tensor, axes, blocks, final, tol)
 
 
-def _start(tensor, axes, ranks, num_blocks, random):
+def _start(
+    tensor: Array,
+    axes: Sequence[int],
+    ranks: Sequence[int],
+    num_blocks: int,
+    random: np.random.Generator,
+) -> list[Block]:
     """Fit each block to the residual of those before it."""
     residual, blocks = tensor, []
     rules = [{"rank": rank} for rank in ranks]
-    negligible = 1e-12 * np.linalg.norm(tensor)
+    negligible = 1e-12 * float(np.linalg.norm(tensor))
     for _ in range(num_blocks):
         if np.linalg.norm(residual) > negligible:
             core, factors = tucker.project(residual, axes, rules)
@@ -93,9 +122,11 @@ def _start(tensor, axes, ranks, num_blocks, random):
     return blocks
 
 
-def _refine(tensor, axes, blocks, num_iter, tol):
+def _refine(
+    tensor: Array, axes: Sequence[int], blocks: list[Block], num_iter: int, tol: float
+) -> list[Block]:
     """Refit one block at a time to the residual of all the others."""
-    norm = np.linalg.norm(tensor)
+    norm = float(np.linalg.norm(tensor))
     residual = tensor - sum(_expand(core, axes, factors) for core, factors in blocks)
     error = np.linalg.norm(residual)
     for _ in range(num_iter if error > 1e-12 * norm else 0):
@@ -111,19 +142,25 @@ def _refine(tensor, axes, blocks, num_iter, tol):
     return blocks
 
 
-def _onto(tensor, axes, factors):
+def _onto(tensor: Array, axes: Sequence[int], factors: Sequence[Array]) -> Array:
     for axis, factor in zip(axes, factors, strict=True):
         tensor = tucker.multiply(tensor, factor.T, axis)
     return tensor
 
 
-def _expand(core, axes, factors):
+def _expand(core: Array, axes: Sequence[int], factors: Sequence[Array]) -> Array:
     for axis, factor in zip(axes, factors, strict=True):
         core = tucker.multiply(core, factor, axis)
     return core
 
 
-def _grow(core, factors, axes, ranks, random):
+def _grow(
+    core: Array,
+    factors: Sequence[Array],
+    axes: Sequence[int],
+    ranks: Sequence[int],
+    random: np.random.Generator,
+) -> Block:
     grown = []
     for axis, factor, rank in zip(axes, factors, ranks, strict=True):
         factor, core = padding.pad_pair(factor, core, 1, axis, rank, random)

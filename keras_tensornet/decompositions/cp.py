@@ -6,28 +6,32 @@ reduction lost. Every sweep costs two large matrix products, whatever the number
 are split into two halves and each half shares one product (Phan, Tichavsky and Cichocki 2013).
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, svd, tucker
 from keras_tensornet.decompositions.cp_sweeps import Sweeps, condition, khatri_rao, normalized
+from keras_tensornet.decompositions.types import Array, ArrayLike
 
 FINAL_SWEEPS = 5
 CONDITION_SWEEPS = 15
 
 
 def cp_als(
-    tensor,
-    rank=None,
-    eps=None,
-    energy=None,
+    tensor: ArrayLike,
+    rank: int | None = None,
+    eps: float | None = None,
+    energy: float | None = None,
     *,
-    num_iter=200,
-    tol=1e-6,
-    slack=0.01,
-    seed=0,
-):
+    num_iter: int = 200,
+    tol: float = 1e-6,
+    slack: float = 0.01,
+    seed: int = 0,
+) -> list[Array]:
     """Return the CP factors of `tensor`, the weights shared evenly between them.
 
     Least squares alone often ends in rank-one terms that are huge and cancel, and fine-tuning such
@@ -65,12 +69,14 @@ def cp_als(
     if rank is not None:
         factors = _fixed_rank(tensor, arguments.read_count(rank, "rank"), *options)
     else:
-        bound = eps if eps is not None else math.sqrt(1 - energy)
+        bound = math.sqrt(1 - energy) if energy is not None else (eps or 0.0)
         factors = _smallest_rank(tensor, bound, eps is None, options)
     return arguments.to_dtype(factors, dtype)
 
 
-def _fixed_rank(tensor, rank, num_iter, tol, slack, seed):
+def _fixed_rank(
+    tensor: Array, rank: int, num_iter: int, tol: float, slack: float, seed: int
+) -> list[Array]:
     exact_rank = tensor.size // max(tensor.shape)
     if tensor.ndim <= 2:
         return _from_svd(tensor, rank, seed)
@@ -86,7 +92,9 @@ def _fixed_rank(tensor, rank, num_iter, tol, slack, seed):
     return _spread(factors, weights)
 
 
-def _fit(tensor, rank, num_iter, tol, seed):
+def _fit(
+    tensor: Array, rank: int, num_iter: int, tol: float, seed: int
+) -> tuple[list[Array], Array]:
     """Least squares on the Tucker core, then a few sweeps on the tensor itself if it lost some."""
     axes = [axis for axis, size in enumerate(tensor.shape) if size > rank]
     core, bases = tucker.project(tensor, axes, [{"rank": rank}] * len(axes))
@@ -100,7 +108,7 @@ def _fit(tensor, rank, num_iter, tol, seed):
     return factors, weights
 
 
-def _from_svd(tensor, rank, seed):
+def _from_svd(tensor: Array, rank: int, seed: int) -> list[Array]:
     """CP of a vector or a matrix: the SVD, with noise times zero for the terms beyond its rank."""
     left, values, right = svd.split(tensor.reshape(tensor.shape[0], -1), rank=rank, seed=seed)
     factors = [left, right.T][: tensor.ndim]
@@ -109,7 +117,7 @@ def _from_svd(tensor, rank, seed):
     return _spread(*_fill(factors, values, rank, seed))
 
 
-def _fibres(tensor, rank, seed):
+def _fibres(tensor: Array, rank: int, seed: int) -> tuple[list[Array], Array]:
     """The exact CP by the fibres of the largest mode, one term for each index of the others."""
     longest = int(np.argmax(tensor.shape))
     others = [size for axis, size in enumerate(tensor.shape) if axis != longest]
@@ -120,7 +128,9 @@ def _fibres(tensor, rank, seed):
     return _fill(factors, weights, rank, seed)
 
 
-def _fill(factors, weights, rank, seed):
+def _fill(
+    factors: Sequence[Array], weights: Array, rank: int, seed: int
+) -> tuple[list[Array], Array]:
     """Add terms of weight 0, whose first factor still receives a gradient, up to `rank`."""
     random = np.random.default_rng(seed)
     missing = rank - len(weights)
@@ -131,7 +141,7 @@ def _fill(factors, weights, rank, seed):
     return grown, np.append(weights, np.zeros(missing))
 
 
-def _spread(factors, weights):
+def _spread(factors: Sequence[Array], weights: Array) -> list[Array]:
     """Share each weight evenly: factor k times weight ** (1 / d).
 
     A term of weight zero keeps the other factors at the scale of the rest, so that it can train.
@@ -142,11 +152,13 @@ def _spread(factors, weights):
     return [factors[0] * share, *(factor * kept for factor in factors[1:])]
 
 
-def _smallest_rank(tensor, bound, strict, options):
+def _smallest_rank(
+    tensor: Array, bound: float, strict: bool, options: tuple[int, float, float, int]
+) -> list[Array]:
     """Double the rank until the error meets the bound, then bisect down to the smallest."""
     most = tensor.size // max(tensor.shape)
 
-    def attempt(rank):
+    def attempt(rank: int) -> list[Array] | None:
         factors = _fixed_rank(tensor, rank, *options)
         error = relative_error(tensor, factors)
         return factors if (error < bound if strict else error <= bound) else None
@@ -168,11 +180,13 @@ def _smallest_rank(tensor, bound, strict, options):
     return best
 
 
-def relative_error(tensor, factors):
+def relative_error(tensor: Array, factors: Sequence[Array]) -> float:
     """Return |tensor - CP(factors)| / |tensor|, computed from the difference itself."""
     half = len(factors) // 2 or 1
     left = khatri_rao(factors[:half])
     right = khatri_rao(factors[half:]) if factors[half:] else np.ones((1, left.shape[1]))
     difference = tensor.reshape(len(left), -1) - left @ right.T
-    norm = np.linalg.norm(tensor)
-    return np.linalg.norm(difference) / norm if norm > 0 else np.linalg.norm(difference)
+    norm = float(np.linalg.norm(tensor))
+    return (
+        float(np.linalg.norm(difference)) / norm if norm > 0 else float(np.linalg.norm(difference))
+    )

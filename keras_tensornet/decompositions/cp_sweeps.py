@@ -5,13 +5,20 @@ normalized, `gram` is the Hadamard product of their Gram matrices, `moment` is t
 unfolding times their Khatri-Rao product (MTTKRP), and the best factor is moment @ pinv(gram).
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from keras_tensornet.decompositions.least_squares import solve_gram
+from keras_tensornet.decompositions.types import Array
 
 RIDGE = 1e-12
+# (gram, moment) -> the new factor, its weights in its columns
+Update: TypeAlias = Callable[[Array, Array], Array]
 
 
 class Sweeps:
@@ -21,7 +28,7 @@ class Sweeps:
         tensor: float64 array (n_1, ..., n_d), d >= 2.
     """
 
-    def __init__(self, tensor):
+    def __init__(self, tensor: Array) -> None:
         shape = tensor.shape
         cuts = range(1, tensor.ndim)
         self.half = min(cuts, key=lambda k: math.prod(shape[:k]) + math.prod(shape[k:]))
@@ -29,7 +36,7 @@ class Sweeps:
         self.matrix = tensor.reshape(math.prod(shape[: self.half]), -1)
         self.norm = float(np.linalg.norm(tensor))
 
-    def run(self, factors, num_iter, tol):
+    def run(self, factors: list[Array], num_iter: int, tol: float) -> tuple[list[Array], Array]:
         """Sweep with plain least squares; return unit factors and the weights of the terms."""
         error = math.inf
         for _ in range(num_iter):
@@ -39,7 +46,7 @@ class Sweeps:
             error = new_error
         return factors, weights
 
-    def sweep(self, factors, update):
+    def sweep(self, factors: Sequence[Array], update: Update) -> tuple[list[Array], Array, float]:
         """Update every factor once.
 
         Args:
@@ -60,7 +67,7 @@ class Sweeps:
         squared = self.norm**2 - 2 * np.sum(scaled * moment) + np.sum((scaled @ gram) * scaled)
         return factors, weights, math.sqrt(max(squared, 0.0)) / self.norm
 
-    def _contract_other_half(self, factors, modes):
+    def _contract_other_half(self, factors: Sequence[Array], modes: Sequence[int]) -> Array:
         """Return (n of each mode in this half, rank), the other half's modes contracted."""
         if modes[0] == 0:
             partial = self.matrix @ khatri_rao(factors[self.half :])
@@ -69,7 +76,7 @@ class Sweeps:
         return partial.reshape(*(self.shape[k] for k in modes), -1)
 
 
-def _contract_rest(partial, factors, modes, k):
+def _contract_rest(partial: Array, factors: Sequence[Array], modes: Sequence[int], k: int) -> Array:
     """Contract every mode of the half but k: (n_a, ..., n_z, rank) -> (n_k, rank)."""
     axis = len(modes) - 1
     for mode in reversed(modes):
@@ -79,15 +86,18 @@ def _contract_rest(partial, factors, modes, k):
     return partial
 
 
-def _gram(factors, k):
-    product = 1.0
+def _gram(factors: Sequence[Array], k: int) -> Array:
+    rank = factors[0].shape[1]
+    product = np.ones((rank, rank))
     for mode, factor in enumerate(factors):
         if mode != k:
             product = product * (factor.T @ factor)
     return product
 
 
-def condition(sweeps, factors, weights, slack, num_iter):
+def condition(
+    sweeps: Sweeps, factors: list[Array], weights: Array, slack: float, num_iter: int
+) -> tuple[list[Array], Array]:
     """Lower the norms of the rank-one terms while the error grows by at most `slack` of itself.
 
     With the other factors at unit columns, the sensitivity of mode k is |factor_k|^2, the sum of
@@ -97,7 +107,7 @@ def condition(sweeps, factors, weights, slack, num_iter):
     _, _, error = sweeps.sweep(factors, solve_gram)
     bound = ((1 + slack) * error * sweeps.norm) ** 2
 
-    def smallest(gram, moment):
+    def smallest(gram: Array, moment: Array) -> Array:
         return _smallest_factor(gram, moment, bound - sweeps.norm**2)
 
     for _ in range(num_iter):
@@ -109,16 +119,16 @@ def condition(sweeps, factors, weights, slack, num_iter):
     return factors, weights
 
 
-def _smallest_factor(gram, moment, level):
+def _smallest_factor(gram: Array, moment: Array, level: float) -> Array:
     """Return the factor of least norm with <factor gram, factor> - 2 <factor, moment> <= level."""
     values, vectors = np.linalg.eigh(gram)
     values = np.maximum(values, RIDGE * values[-1])
     turned = moment @ vectors
     squares = np.sum(turned**2, axis=0)
 
-    def loss(ridge):
+    def loss(ridge: float) -> float:
         # With factor = turned / (values + ridge):
-        return -np.sum(squares * (values + 2 * ridge) / (values + ridge) ** 2)
+        return -float(np.sum(squares * (values + 2 * ridge) / (values + ridge) ** 2))
 
     low, high = math.log(RIDGE * values[-1]), math.log(1e3 * values[-1])
     for _ in range(60):
@@ -130,13 +140,13 @@ def _smallest_factor(gram, moment, level):
     return (turned / (values + math.exp(low))) @ vectors.T
 
 
-def normalized(factor):
+def normalized(factor: Array) -> tuple[Array, Array]:
     """Return `factor` with unit columns and the columns' norms; a zero column stays zero."""
     norms = np.linalg.norm(factor, axis=0)
     return factor / np.where(norms > 0, norms, 1.0), norms
 
 
-def khatri_rao(factors):
+def khatri_rao(factors: Sequence[Array]) -> Array:
     """Return the column-wise Kronecker product (n_1 ... n_k, rank), the last mode fastest."""
     product = factors[0]
     for factor in factors[1:]:

@@ -1,11 +1,15 @@
 """The one linear solve under every alternating least squares sweep."""
 
+from __future__ import annotations
+
 import numpy as np
+
+from keras_tensornet.decompositions.types import Array
 
 RIDGE = 1e-13
 
 
-def solve_gram(gram, moment, previous=0.0):
+def solve_gram(gram: Array, moment: Array, previous: Array | float = 0.0) -> Array:
     """Return the solution X of X @ gram = moment that lies nearest to `previous`.
 
     A ridge at the level of roundoff pulls towards `previous`: where `gram` is singular, because

@@ -6,12 +6,25 @@ So one side gets small noise and the other zeros. The product stays exactly the 
 zero side receives a gradient from the first step.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
+
+from keras_tensornet.decompositions.types import Array
 
 NOISE = 0.1
 
 
-def pad_pair(left, right, left_axis, right_axis, size, random):
+def pad_pair(
+    left: Array,
+    right: Array,
+    left_axis: int,
+    right_axis: int,
+    size: int,
+    random: np.random.Generator,
+) -> tuple[Array, Array]:
     """Grow one bond to `size`: noise on the left side, zeros on the right.
 
     Args:
@@ -35,7 +48,7 @@ def pad_pair(left, right, left_axis, right_axis, size, random):
     return left, np.concatenate([right, np.zeros(zeros_shape)], axis=right_axis)
 
 
-def pad_ring(cores, bonds, seed):
+def pad_ring(cores: Sequence[Array], bonds: Sequence[int], seed: int) -> list[Array]:
     """Grow the bonds of a train or ring of cores (r_{k-1}, ..., r_k).
 
     Args:
@@ -54,7 +67,7 @@ def pad_ring(cores, bonds, seed):
     return cores
 
 
-def _pad_trace(core, size, random):
+def _pad_trace(core: Array, size: int, random: np.random.Generator) -> Array:
     """Grow a ring of one core (r, n, r): noise above the diagonal has no trace."""
     old = core.shape[0]
     grown = np.zeros((size, *core.shape[1:-1], size))

@@ -9,6 +9,7 @@ grow with the fourth power of the bonds: a ring with equations past `LARGEST` st
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,20 @@ import numpy as np
 from keras_tensornet.decompositions import arguments
 from keras_tensornet.decompositions.least_squares import solve_gram
 from keras_tensornet.decompositions.rings import ring_with_bonds
+from keras_tensornet.decompositions.types import Array, ArrayLike
 
 # Entries of the normal equations of one core: two bonds of 64.
 LARGEST = 1 << 24
 
 
-def tr_als(tensor, ranks, *, num_iter=50, tol=1e-6, seed=0):
+def tr_als(
+    tensor: ArrayLike,
+    ranks: int | Sequence[int],
+    *,
+    num_iter: int = 50,
+    tol: float = 1e-6,
+    seed: int = 0,
+) -> list[Array]:
     """Return a tensor ring refined by alternating least squares.
 
     Starts from `tr_svd` with its best shift and split, and never returns a larger error.
@@ -50,12 +59,12 @@ def tr_als(tensor, ranks, *, num_iter=50, tol=1e-6, seed=0):
     return arguments.to_dtype(improve_ring(tensor, cores, num_iter, tol), dtype)
 
 
-def improve_ring(tensor, cores, num_iter, tol):
+def improve_ring(tensor: Array, cores: Sequence[Array], num_iter: int, tol: float) -> list[Array]:
     """Return the better of `cores` and what sweeps from them reach; bond sizes stay."""
     if tensor.ndim == 1 or not tensor.any():
-        return cores
-    norm = np.linalg.norm(tensor)
-    start_error = np.linalg.norm(tensor - merge_ring(cores)) / norm
+        return list(cores)
+    norm = float(np.linalg.norm(tensor))
+    start_error = float(np.linalg.norm(tensor - merge_ring(cores))) / norm
     if start_error < tol:  # no sweep can gain more than that
         return list(cores)
     if max(core.shape[0] * core.shape[2] for core in cores) ** 2 > LARGEST:
@@ -74,7 +83,7 @@ def improve_ring(tensor, cores, num_iter, tol):
     return trial if reached < start_error else list(cores)
 
 
-def merge_ring(cores):
+def merge_ring(cores: Sequence[Array]) -> Array:
     """Contract cores (r_{k-1}, n_k, r_k) of a ring into the dense tensor (n_1, ..., n_d)."""
     shape = [core.shape[1] for core in cores]
     if len(cores) == 1:
@@ -85,16 +94,17 @@ def merge_ring(cores):
     return np.tensordot(near, far, axes=((0, 2), (2, 0))).reshape(shape)
 
 
-def _sweep(tensor, cores, norm):
+def _sweep(tensor: Array, cores: list[Array], norm: float) -> float:
     """Update every core; return the relative error after the last."""
     # What follows each core, before the sweep; what precedes it grows as the sweep goes on.
-    following = [None] * len(cores)
+    following: list[_Transfer | None] = [None] * len(cores)
     for k in range(len(cores) - 1, 0, -1):
         following[k - 1] = _Transfer.of(cores[k]) @ following[k]
-    preceding = None
+    preceding: _Transfer | None = None
     for k, core in enumerate(cores):
         left, mode, right = core.shape
-        others = following[k] @ preceding if following[k] else preceding
+        around = [chain for chain in (following[k], preceding) if chain is not None]
+        others = around[0] @ around[1] if len(around) == 2 else around[0]
         following[k] = None
         moment = _moment(tensor, cores, k).reshape(mode, left * right)
         gram = others.full().transpose(2, 0, 3, 1).reshape(left * right, left * right)
@@ -108,7 +118,7 @@ def _sweep(tensor, cores, norm):
     return math.sqrt(max(squared, 0.0)) / norm
 
 
-def _moment(tensor, cores, k):
+def _moment(tensor: Array, cores: Sequence[Array], k: int) -> Array:
     """Contract the tensor with every core but k: (n_k, r_{k-1}, r_k).
 
     The other cores are merged in two halves, so that no intermediate is much larger than the
@@ -126,7 +136,7 @@ def _moment(tensor, cores, k):
     return np.tensordot(moment, far, axes=((1, 3), (1, 0))).transpose(0, 2, 1)
 
 
-def _merge_chain(cores):
+def _merge_chain(cores: Sequence[Array]) -> Array:
     """Contract neighbouring cores into (r_first, product of their modes, r_last)."""
     merged = cores[0]
     for core in cores[1:]:
@@ -152,7 +162,7 @@ class _Transfer:
     bonds: tuple[int, int]
 
     @classmethod
-    def of(cls, core) -> _Transfer:
+    def of(cls, core: Array) -> _Transfer:
         """The transfer matrix of one core (left, mode, right)."""
         left, _, right = core.shape
         # sum_n core[a, n, b] core[a', n, b'] as (a, a', b, b')
@@ -192,15 +202,15 @@ class _Transfer:
         return result
 
 
-def _pairs(bond):
+def _pairs(bond: int) -> tuple[Array, Array]:
     """Of the pairs (a <= a'): where a < a', and the scale of each in the even basis."""
     a, a_other = np.triu_indices(bond)
     return np.flatnonzero(a != a_other), np.where(a == a_other, math.sqrt(0.5), 1.0)
 
 
-def _balance(cores):
+def _balance(cores: list[Array]) -> None:
     """Give all cores the same norm, which keeps the next sweep's equations well scaled."""
-    norms = [np.linalg.norm(core) for core in cores]
+    norms = [float(np.linalg.norm(core)) for core in cores]
     if min(norms) > 0:
         common = math.exp(sum(math.log(norm) for norm in norms) / len(norms))
         for k, norm in enumerate(norms):

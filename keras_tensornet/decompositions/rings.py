@@ -5,17 +5,32 @@ start at any axis, and the rank of the first SVD may be shared between its two b
 several ways. Both choices change the error at given ranks a good deal, so they are tried.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, padding, svd, tucker
 from keras_tensornet.decompositions.trains import cut_train
+from keras_tensornet.decompositions.types import Array, ArrayLike, Ranks, Rule
+
+T = TypeVar("T")
 
 MAX_SPLITS = 8
 
 
-def tr_svd(tensor, ranks=None, eps=None, energy=None, *, shift=None, seed=0):
+def tr_svd(
+    tensor: ArrayLike,
+    ranks: Ranks = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    *,
+    shift: int | None = None,
+    seed: int = 0,
+) -> list[Array]:
     """Return a tensor ring of `tensor`: one core of shape (r_{k-1}, n_k, r_k) for each axis.
 
     Fixed ranks are always met exactly: a bond of which the SVDs need less is padded without
@@ -61,7 +76,9 @@ def tr_svd(tensor, ranks=None, eps=None, energy=None, *, shift=None, seed=0):
     return arguments.to_dtype(cores, dtype)
 
 
-def ring_with_bonds(tensor, bonds, shift=None, seed=0):
+def ring_with_bonds(
+    tensor: Array, bonds: Sequence[int], shift: int | None = None, seed: int = 0
+) -> list[Array]:
     """Return the best ring SVD of a float64 tensor with exactly the given bond sizes."""
     if tensor.ndim == 1:
         return padding.pad_ring([tensor.reshape(1, -1, 1)], bonds, seed)
@@ -70,16 +87,16 @@ def ring_with_bonds(tensor, bonds, shift=None, seed=0):
     return padding.pad_ring(cores, bonds, seed)
 
 
-def _search(tensor, bonds, shift):
+def _search(tensor: Array, bonds: Sequence[int], shift: int | None) -> tuple[int, int]:
     """Return the shift and the share of the first rank given to the bond before it."""
     small = _reduced(tensor, bonds)
     scores = {}
 
-    def score(start, first):
+    def score(start: int, first: int) -> float:
         if (start, first) not in scores:
             last = _ring(small, bonds, start, first)[start - 1]
             # All cores but the last are orthonormal, so its norm is the norm that is kept.
-            scores[start, first] = np.linalg.norm(last)
+            scores[start, first] = float(np.linalg.norm(last))
         return scores[start, first]
 
     shifts = range(tensor.ndim) if shift is None else [shift]
@@ -90,21 +107,21 @@ def _search(tensor, bonds, shift):
     return better if score(*better) > score(*best) else best
 
 
-def _splits(size):
+def _splits(size: int) -> Sequence[int]:
     """Return sizes from 1 to `size`: all of them, or a geometric choice of `MAX_SPLITS`."""
     if size <= MAX_SPLITS:
         return range(1, size + 1)
     return sorted({round(size ** (k / (MAX_SPLITS - 1))) for k in range(MAX_SPLITS)})
 
 
-def _reduced(tensor, bonds):
+def _reduced(tensor: Array, bonds: Sequence[int]) -> Array:
     """Return `tensor` with mode k cut to r_{k-1} r_k, all that a ring can use of it."""
     most = [min(n, a * b) for n, a, b in zip(tensor.shape, bonds, _rotate(bonds, 1), strict=True)]
     axes = [axis for axis, size in enumerate(most) if size < tensor.shape[axis]]
     return tucker.project(tensor, axes, [{"rank": most[axis]} for axis in axes])[0]
 
 
-def _ring(tensor, bonds, start, first):
+def _ring(tensor: Array, bonds: Sequence[int], start: int, first: int) -> list[Array]:
     """Cut the ring that starts at axis `start`, at most `first` of whose closing bond is used."""
     closing, second, *inner = _rotate(bonds, start)
     turned = tensor.transpose(_rotate(range(tensor.ndim), start))
@@ -116,15 +133,15 @@ def _ring(tensor, bonds, start, first):
     return _rotate(_close(turned.shape, left, values, right, first, second, rules), -start)
 
 
-def ring_by_rule(tensor, eps, energy, start):
+def ring_by_rule(tensor: Array, eps: float | None, energy: float | None, start: int) -> list[Array]:
     """Return the ring with the fewest parameters that the rule gives from axis `start`."""
-    ndim, norm = tensor.ndim, np.linalg.norm(tensor)
+    ndim, norm = tensor.ndim, float(np.linalg.norm(tensor))
     if ndim == 1:
         return [tensor.reshape(1, -1, 1)]
     turned = tensor.transpose(_rotate(range(ndim), start))
-    if eps is None:
-        head = rest = {"energy": energy}
-    else:
+    head: Rule = {"energy": energy}
+    rest: Rule = head
+    if eps is not None:
         # d - 1 cuts, the first with a double share: 2/d + (d - 2)/d = 1.
         head, rest = ({"delta": math.sqrt(share / ndim) * eps * norm} for share in (2, 1))
     left, values, right = svd.split(turned.reshape(turned.shape[0], -1), **head)
@@ -136,7 +153,15 @@ def ring_by_rule(tensor, eps, energy, start):
     return _rotate(min(rings, key=num_params), -start)
 
 
-def _close(shape, left, values, right, first, second, rules):
+def _close(
+    shape: Sequence[int],
+    left: Array,
+    values: Array,
+    right: Array,
+    first: int,
+    second: int,
+    rules: Sequence[Rule],
+) -> list[Array]:
     """Fold the first SVD into the ring's first core and cut the rest as a train with open ends.
 
     left: (n_1, rank), right: (rank, n_2 ... n_d); rank <= first * second, filled up with zeros.
@@ -153,10 +178,10 @@ def _close(shape, left, values, right, first, second, rules):
     return [head.transpose(1, 0, 2), *cut_train(rest, rules)]
 
 
-def _rotate(items, shift):
+def _rotate(items: Iterable[T], shift: int) -> list[T]:
     items = list(items)
     return items[shift:] + items[:shift]
 
 
-def num_params(cores):
+def num_params(cores: Iterable[Array]) -> int:
     return sum(core.size for core in cores)

@@ -1,13 +1,25 @@
 """Lower the ranks of cores that exist already: trains by QR and SVD, rings against their merge."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, svd
 from keras_tensornet.decompositions.ring_als import improve_ring, merge_ring
 from keras_tensornet.decompositions.rings import num_params, ring_by_rule, ring_with_bonds
+from keras_tensornet.decompositions.types import Array, ArrayLike, Ranks
 
 
-def tt_round(cores, ranks=None, eps=None, energy=None, *, seed=0):
+def tt_round(
+    cores: Iterable[ArrayLike],
+    ranks: Ranks = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    *,
+    seed: int = 0,
+) -> list[Array]:
     """Return a train with lower ranks that is close to the given one, without merging it.
 
     A QR sweep to the right, then an SVD sweep to the left (Oseledets 2011, Algorithm 2). All cores
@@ -27,30 +39,39 @@ def tt_round(cores, ranks=None, eps=None, energy=None, *, seed=0):
     Raises:
         ValueError: also when neighbouring cores do not share a bond size, or r_0 differs from 1.
     """
-    cores, dtype = _read_cores(cores)
-    if cores[0].shape[0] != 1:
+    given, dtype = _read_cores(cores)
+    if given[0].shape[0] != 1:
         raise ValueError(
             "A train must begin and end with bonds of size 1. Received: core shapes "
-            f"{[core.shape for core in cores]}. Use `tr_round` for a ring."
+            f"{[core.shape for core in given]}. Use `tr_round` for a ring."
         )
     arguments.read_rule(ranks, eps, energy)
-    inner = len(cores) - 1
+    inner = len(given) - 1
     if ranks is not None:
         ranks = arguments.read_ranks(ranks, inner, f"the {inner} inner bonds")
-    shapes = [core.shape[1:-1] for core in cores]
-    cores = _orthogonalize([core.reshape(len(core), -1, core.shape[-1]) for core in cores])
-    rules = arguments.cut_rules(np.linalg.norm(cores[-1]), ranks, eps, energy, inner)
+    shapes = [core.shape[1:-1] for core in given]
+    train = _orthogonalize([core.reshape(len(core), -1, core.shape[-1]) for core in given])
+    rules = arguments.cut_rules(float(np.linalg.norm(train[-1])), ranks, eps, energy, inner)
     for k in range(inner, 0, -1):
         # (r_{k-1}, n_k r_k) = left values right
         left, values, right = svd.split(
-            cores[k].reshape(len(cores[k]), -1), **rules[k - 1], seed=seed
+            train[k].reshape(len(train[k]), -1), **rules[k - 1], seed=seed
         )
-        cores[k] = right.reshape(len(values), -1, cores[k].shape[-1])
-        cores[k - 1] = np.tensordot(cores[k - 1], left * values, 1)
-    return arguments.to_dtype(_with_modes(cores, shapes), dtype)
+        train[k] = right.reshape(len(values), -1, train[k].shape[-1])
+        train[k - 1] = np.tensordot(train[k - 1], left * values, 1)
+    return arguments.to_dtype(_with_modes(train, shapes), dtype)
 
 
-def tr_round(cores, ranks=None, eps=None, energy=None, *, num_iter=50, tol=1e-6, seed=0):
+def tr_round(
+    cores: Iterable[ArrayLike],
+    ranks: Ranks = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    *,
+    num_iter: int = 50,
+    tol: float = 1e-6,
+    seed: int = 0,
+) -> list[Array]:
     """Return a ring with lower bond sizes that is close to the given one.
 
     A ring has no canonical form in which a local cut is the best cut, so its dense merge serves
@@ -70,25 +91,25 @@ def tr_round(cores, ranks=None, eps=None, energy=None, *, num_iter=50, tol=1e-6,
     Raises:
         ValueError: also when neighbouring cores do not share a bond size.
     """
-    cores, dtype = _read_cores(cores)
+    given, dtype = _read_cores(cores)
     arguments.read_rule(ranks, eps, energy)
-    shapes = [core.shape[1:-1] for core in cores]
-    cores = [core.reshape(len(core), -1, core.shape[-1]) for core in cores]
-    tensor = merge_ring(cores)
+    shapes = [core.shape[1:-1] for core in given]
+    ring = [core.reshape(len(core), -1, core.shape[-1]) for core in given]
+    tensor = merge_ring(ring)
     if ranks is None:
-        fresh = (ring_by_rule(tensor, eps, energy, start) for start in range(len(cores)))
-        cores = min([cores, *fresh], key=num_params)
+        fresh = (ring_by_rule(tensor, eps, energy, start) for start in range(len(ring)))
+        ring = min([ring, *fresh], key=num_params)
     else:
-        wanted = arguments.read_ranks(ranks, len(cores), f"the {len(cores)} bonds, r_0 first")
-        bonds = [min(rank, len(core)) for rank, core in zip(wanted, cores, strict=True)]
-        if bonds != [len(core) for core in cores]:
-            starts = [_cut_locally(cores, bonds), ring_with_bonds(tensor, bonds, seed=seed)]
+        wanted = arguments.read_ranks(ranks, len(ring), f"the {len(ring)} bonds, r_0 first")
+        bonds = [min(rank, len(core)) for rank, core in zip(wanted, ring, strict=True)]
+        if bonds != [len(core) for core in ring]:
+            starts = [_cut_locally(ring, bonds), ring_with_bonds(tensor, bonds, seed=seed)]
             rings = [improve_ring(tensor, start, num_iter, tol) for start in starts]
-            cores = min(rings, key=lambda ring: np.linalg.norm(tensor - merge_ring(ring)))
-    return arguments.to_dtype(_with_modes(cores, shapes), dtype)
+            ring = min(rings, key=lambda one: np.linalg.norm(tensor - merge_ring(one)))
+    return arguments.to_dtype(_with_modes(ring, shapes), dtype)
 
 
-def _read_cores(cores):
+def _read_cores(cores: Iterable[ArrayLike]) -> tuple[list[Array], np.dtype]:
     read = [arguments.read_tensor(core, "cores") for core in cores]
     if not read:
         raise ValueError("`cores` must hold at least one array. Received: an empty list.")
@@ -105,7 +126,7 @@ def _read_cores(cores):
     return arrays, np.result_type(*(dtype for _, dtype in read))
 
 
-def _orthogonalize(cores):
+def _orthogonalize(cores: Sequence[Array]) -> list[Array]:
     """Make every core but the last left-orthonormal without changing the train."""
     cores = list(cores)
     for k in range(len(cores) - 1):
@@ -116,7 +137,7 @@ def _orthogonalize(cores):
     return cores
 
 
-def _cut_locally(cores, bonds):
+def _cut_locally(cores: Sequence[Array], bonds: Sequence[int]) -> list[Array]:
     """Cut each bond by the SVD of the two cores that share it."""
     cores = list(cores)
     for k, size in enumerate(bonds):
@@ -133,7 +154,7 @@ def _cut_locally(cores, bonds):
     return cores
 
 
-def _with_modes(cores, shapes):
+def _with_modes(cores: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     return [
         core.reshape(core.shape[0], *shape, core.shape[-1])
         for core, shape in zip(cores, shapes, strict=True)

@@ -12,11 +12,14 @@ Three ways to the same factors, picked from the matrix's shape:
   possible one, also on a flat spectrum, its worst case (a test holds it to that).
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
 
 from keras_tensornet.decompositions import arguments
+from keras_tensornet.decompositions.types import Array, ArrayLike, Triple
 
 POWER_ITERATIONS = 3
 OVERSAMPLING = 10
@@ -26,7 +29,15 @@ _RANDOMIZED_SIDE = 1024
 _RANDOMIZED_SHARE = 8
 
 
-def truncated_svd(matrix, rank=None, delta=None, energy=None, *, randomized=None, seed=0):
+def truncated_svd(
+    matrix: ArrayLike,
+    rank: int | None = None,
+    delta: float | None = None,
+    energy: float | None = None,
+    *,
+    randomized: bool | None = None,
+    seed: int = 0,
+) -> Triple:
     """Return the leading singular triples of `matrix`, as many as one rule asks for.
 
     Args:
@@ -66,7 +77,15 @@ def truncated_svd(matrix, rank=None, delta=None, energy=None, *, randomized=None
     return split(matrix, rank, delta, energy, randomized=randomized, seed=seed)
 
 
-def split(matrix, rank=None, delta=None, energy=None, *, randomized=None, seed=0):
+def split(
+    matrix: Array,
+    rank: int | None = None,
+    delta: float | None = None,
+    energy: float | None = None,
+    *,
+    randomized: bool | None = None,
+    seed: int = 0,
+) -> Triple:
     """`truncated_svd` without the checks, for a float64 `matrix` that is known to be finite."""
     short = min(matrix.shape)
     if randomized is None:
@@ -86,7 +105,7 @@ def split(matrix, rank=None, delta=None, energy=None, *, randomized=None, seed=0
     return left[:, :kept], values[:kept], right[:kept]
 
 
-def rank_for_energy(singular_values, energy):
+def rank_for_energy(singular_values: ArrayLike, energy: float) -> int:
     """Return the smallest rank whose share of squared singular values exceeds `energy`.
 
     Gabor and Zdunek 2022, equation 14: R = argmin_j { sum_{i<=j} s_i^2 / sum_i s_i^2 > energy }.
@@ -106,7 +125,7 @@ def rank_for_energy(singular_values, energy):
     return max(1, min(nonzero, int(above[0]) + 1 if above.size else nonzero))
 
 
-def rank_for_error(singular_values, delta):
+def rank_for_error(singular_values: ArrayLike, delta: float) -> int:
     """Return the smallest rank whose cut values have a root sum of squares of at most `delta`.
 
     Oseledets 2011, Algorithm 1 (the delta-truncated SVD). What float64 cannot tell from zero
@@ -121,19 +140,21 @@ def rank_for_error(singular_values, delta):
     return max(1, int(np.count_nonzero(lost > max(delta, _roundoff(values)))))
 
 
-def _roundoff(values):
-    return values[0] * len(values) * np.finfo(np.float64).eps
+def _roundoff(values: Array) -> float:
+    return float(values[0]) * len(values) * float(np.finfo(np.float64).eps)
 
 
-def _choose_rank(values, rank, delta, energy):
+def _choose_rank(values: Array, rank: int | None, delta: float | None, energy: float | None) -> int:
     if rank is not None:
         return min(rank, len(values))
-    if delta is not None:
-        return rank_for_error(values, delta)
-    return rank_for_energy(values, energy)
+    if energy is not None:
+        return rank_for_energy(values, energy)
+    return rank_for_error(values, delta or 0.0)
 
 
-def _gram_svd(matrix, rank, delta, energy):
+def _gram_svd(
+    matrix: Array, rank: int | None, delta: float | None, energy: float | None
+) -> Triple | None:
     """SVD through the short side's Gram matrix, or None where that is not accurate enough."""
     transpose = matrix.shape[0] > matrix.shape[1]
     wide = matrix.T if transpose else matrix
@@ -151,7 +172,7 @@ def _gram_svd(matrix, rank, delta, energy):
     return (carry.T, values, left.T) if transpose else (left, values, carry)
 
 
-def _randomized_svd(matrix, rank, seed):
+def _randomized_svd(matrix: Array, rank: int, seed: int) -> Triple:
     """Halko, Martinsson and Tropp 2011, Algorithms 4.4 and 5.1."""
     random = np.random.default_rng(seed)
     width = min(rank + max(OVERSAMPLING, math.ceil(rank / 2)), min(matrix.shape))

@@ -8,14 +8,26 @@ To minimise the error of a layer's output instead of its weights, decompose `roo
 the core that holds the input axis. The same works for every decomposition of this package.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, padding, svd
+from keras_tensornet.decompositions.types import Array, ArrayLike, Ranks, Rule
 
 
-def tt_svd(tensor, ranks=None, eps=None, energy=None, *, pad=False, seed=0):
+def tt_svd(
+    tensor: ArrayLike,
+    ranks: Ranks = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    *,
+    pad: bool = False,
+    seed: int = 0,
+) -> list[Array]:
     """Return the tensor train of `tensor`: one core of shape (r_{k-1}, n_k, r_k) for each axis.
 
     Give exactly one of `ranks`, `eps`, `energy`. All cores but the last have orthonormal columns.
@@ -48,7 +60,17 @@ def tt_svd(tensor, ranks=None, eps=None, energy=None, *, pad=False, seed=0):
     return arguments.to_dtype(_train(tensor, groups, ranks, eps, energy, pad, seed), dtype)
 
 
-def ttm_svd(tensor, in_modes, out_modes, ranks=None, eps=None, energy=None, *, pad=False, seed=0):
+def ttm_svd(
+    tensor: ArrayLike,
+    in_modes: Sequence[int],
+    out_modes: Sequence[int],
+    ranks: Ranks = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    *,
+    pad: bool = False,
+    seed: int = 0,
+) -> list[Array]:
     """Return the TT-matrix of a kernel: cores (r_{k-1}, i_k, o_k, r_k), input and output paired.
 
     Novikov et al., "Tensorizing neural networks" (2015), section 3.1.
@@ -88,7 +110,16 @@ def ttm_svd(tensor, in_modes, out_modes, ranks=None, eps=None, energy=None, *, p
     return arguments.to_dtype(_train(tensor, groups, ranks, eps, energy, pad, seed), dtype)
 
 
-def grouped_tt_svd(tensor, groups, ranks=None, eps=None, energy=None, *, pad=False, seed=0):
+def grouped_tt_svd(
+    tensor: ArrayLike,
+    groups: Sequence[Sequence[int]],
+    ranks: Ranks = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    *,
+    pad: bool = False,
+    seed: int = 0,
+) -> list[Array]:
     """Return a tensor train whose core k carries the axes `groups[k]` of `tensor`.
 
     `tt_svd` has one axis in each group and `ttm_svd` two. A convolution's TT-matrix with a spatial
@@ -117,7 +148,7 @@ def grouped_tt_svd(tensor, groups, ranks=None, eps=None, energy=None, *, pad=Fal
     return arguments.to_dtype(_train(tensor, groups, ranks, eps, energy, pad, seed), dtype)
 
 
-def max_tt_ranks(modes):
+def max_tt_ranks(modes: Sequence[int]) -> tuple[int, ...]:
     """Return the inner ranks at which a train over `modes` represents every tensor exactly.
 
     r_k = min(n_1 ... n_k, n_{k+1} ... n_d) (Gabor and Zdunek 2022, equation 15).
@@ -130,11 +161,19 @@ def max_tt_ranks(modes):
     return tuple(min(math.prod(modes[:k]), math.prod(modes[k:])) for k in range(1, len(modes)))
 
 
-def _read_modes(modes, name):
+def _read_modes(modes: Iterable[int], name: str) -> tuple[int, ...]:
     return tuple(arguments.read_count(mode, name) for mode in modes)
 
 
-def _train(tensor, groups, ranks, eps, energy, pad, seed):
+def _train(
+    tensor: Array,
+    groups: Sequence[Sequence[int]],
+    ranks: Ranks,
+    eps: float | None,
+    energy: float | None,
+    pad: bool,
+    seed: int,
+) -> list[Array]:
     """Check the rule, cut the grouped tensor with it, and give each core its axes back."""
     arguments.read_rule(ranks, eps, energy)
     shapes = [tuple(tensor.shape[axis] for axis in group) for group in groups]
@@ -148,7 +187,7 @@ def _train(tensor, groups, ranks, eps, energy, pad, seed):
         if not pad:
             arguments.clip_ranks(wanted, allowed, "bond")
     order = [axis for group in groups for axis in group]
-    rules = arguments.cut_rules(np.linalg.norm(tensor), used, eps, energy, bonds)
+    rules = arguments.cut_rules(float(np.linalg.norm(tensor)), used, eps, energy, bonds)
     cores = cut_train(tensor.transpose(order).reshape((1, *modes, 1)), rules, seed)
     if pad and wanted is not None:
         cores = padding.pad_ring(cores, (1, *wanted), seed)
@@ -158,7 +197,7 @@ def _train(tensor, groups, ranks, eps, energy, pad, seed):
     ]
 
 
-def _reachable_ranks(modes, wanted):
+def _reachable_ranks(modes: Sequence[int], wanted: Sequence[int]) -> list[int]:
     """Bound each rank by the modes to its right and by what the bond before it lets through."""
     allowed, before = [], 1
     for k, rank in enumerate(wanted):
@@ -167,7 +206,7 @@ def _reachable_ranks(modes, wanted):
     return allowed
 
 
-def cut_train(tensor, rules, seed=0):
+def cut_train(tensor: Array, rules: Sequence[Rule], seed: int = 0) -> list[Array]:
     """Cut a tensor with open ends (r_0, n_1, ..., n_d, r_d) into cores by d - 1 SVDs.
 
     Oseledets 2011, Algorithm 1. `rules[k]` is the keyword for the SVD of bond k + 1.

@@ -4,14 +4,18 @@ Grasedyck, "Hierarchical singular value decomposition of tensors" (SIAM J. Matri
 2010), its truncation from the leaves to the root.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, padding, svd, tucker
+from keras_tensornet.decompositions.types import Array, ArrayLike, Ranks, Rule
 
 
-def dimension_tree(ndim):
+def dimension_tree(ndim: int) -> tuple[tuple[int, ...], ...]:
     """Return the balanced binary tree over `ndim` modes, as one tuple of children for each core.
 
     Nodes are numbered in the order of the cores. Node k < ndim is the leaf of mode k and has no
@@ -29,7 +33,8 @@ def dimension_tree(ndim):
         ((), (), (), (0, 1), (3, 2))
     """
     ndim = arguments.read_count(ndim, "ndim")
-    tree, level = [()] * ndim, list(range(ndim))
+    tree: list[tuple[int, ...]] = [()] * ndim
+    level = list(range(ndim))
     while len(level) > 1:
         above = []
         for left, right in zip(level[::2], level[1::2], strict=False):
@@ -39,7 +44,15 @@ def dimension_tree(ndim):
     return tuple(tree)
 
 
-def hierarchical_tucker(tensor, ranks=None, eps=None, energy=None, *, pad=False, seed=0):
+def hierarchical_tucker(
+    tensor: ArrayLike,
+    ranks: Ranks = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    *,
+    pad: bool = False,
+    seed: int = 0,
+) -> list[Array]:
     """Return the hierarchical Tucker decomposition over `dimension_tree(tensor.ndim)`.
 
     Args:
@@ -74,16 +87,19 @@ def hierarchical_tucker(tensor, ranks=None, eps=None, energy=None, *, pad=False,
         used = _reachable_ranks(tree, tensor.shape, wanted)
         if not pad:
             arguments.clip_ranks(wanted, used, "node", first=0, stacklevel=3)
-    rules = arguments.cut_rules(np.linalg.norm(tensor), used, eps, energy, cuts)
+    rules = arguments.cut_rules(float(np.linalg.norm(tensor)), used, eps, energy, cuts)
     cores = _cut_tree(tree, tensor, rules, seed)
     if pad and wanted is not None:
         cores = _pad_tree(tree, cores, wanted, seed)
     return arguments.to_dtype(cores, dtype)
 
 
-def _cut_tree(tree, tensor, rules, seed):
+def _cut_tree(
+    tree: Sequence[tuple[int, ...]], tensor: Array, rules: Sequence[Rule], seed: int
+) -> list[Array]:
     """Cut every node in the order of the cores; what is left at the end is the root."""
-    rest, nodes, cores = tensor, list(range(tensor.ndim)), []
+    rest, nodes = tensor, list(range(tensor.ndim))
+    cores: list[Array] = []
     for node, children in enumerate(tree[:-1]):
         if children:
             rest, nodes = _join(rest, nodes, node, children)
@@ -96,7 +112,9 @@ def _cut_tree(tree, tensor, rules, seed):
     return [*cores, rest.transpose(order)]
 
 
-def _join(rest, nodes, node, children):
+def _join(
+    rest: Array, nodes: list[int], node: int, children: tuple[int, ...]
+) -> tuple[Array, list[int]]:
     """Merge the axes of two children into one axis at the front, for their parent."""
     axes = [nodes.index(child) for child in children]
     others = [axis for axis in range(rest.ndim) if axis not in axes]
@@ -105,7 +123,9 @@ def _join(rest, nodes, node, children):
     return rest, [node, *(nodes[axis] for axis in others)]
 
 
-def _reachable_ranks(tree, shape, wanted):
+def _reachable_ranks(
+    tree: Sequence[tuple[int, ...]], shape: Sequence[int], wanted: Sequence[int]
+) -> list[int]:
     """Bound each rank by its node's own size and by that of all the other nodes of its level."""
     sizes, ranks = dict(enumerate(shape)), []
     for node, children in enumerate(tree[:-1]):
@@ -117,7 +137,9 @@ def _reachable_ranks(tree, shape, wanted):
     return ranks
 
 
-def _pad_tree(tree, cores, ranks, seed):
+def _pad_tree(
+    tree: Sequence[tuple[int, ...]], cores: Sequence[Array], ranks: Sequence[int], seed: int
+) -> list[Array]:
     """Grow each node's rank: noise in the node, zeros in its parent."""
     random, cores = np.random.default_rng(seed), list(cores)
     for parent, children in enumerate(tree):

@@ -6,14 +6,27 @@ rank-1 and rank-(R1, ..., RN) approximation of higher-order tensors" (SIAM J. Ma
 kernel is `axes=(2, 3)`.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, padding, svd
+from keras_tensornet.decompositions.types import Array, ArrayLike, Axes, Ranks, Rule
 
 
-def hosvd(tensor, ranks=None, eps=None, energy=None, axes=None, *, pad=False, seed=0):
+def hosvd(
+    tensor: ArrayLike,
+    ranks: Ranks = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    axes: Axes = None,
+    *,
+    pad: bool = False,
+    seed: int = 0,
+) -> list[Array]:
     """Return the sequentially truncated HOSVD of `tensor`.
 
     Each axis is cut on the tensor that the axes before it have already reduced (Vannieuwenhoven,
@@ -51,17 +64,17 @@ def hosvd(tensor, ranks=None, eps=None, energy=None, axes=None, *, pad=False, se
 
 
 def hooi(
-    tensor,
-    ranks=None,
-    eps=None,
-    energy=None,
-    axes=None,
+    tensor: ArrayLike,
+    ranks: Ranks = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    axes: Axes = None,
     *,
-    num_iter=50,
-    tol=1e-6,
-    pad=False,
-    seed=0,
-):
+    num_iter: int = 50,
+    tol: float = 1e-6,
+    pad: bool = False,
+    seed: int = 0,
+) -> list[Array]:
     """Return the Tucker decomposition refined by higher-order orthogonal iteration.
 
     Starts from `hosvd`, whose ranks it keeps, and never returns a larger error.
@@ -86,7 +99,14 @@ def hooi(
     return arguments.to_dtype(_padded(core, factors, axes, wanted, seed), dtype)
 
 
-def _read(tensor, ranks, eps, energy, axes, pad):
+def _read(
+    tensor: Array,
+    ranks: Ranks,
+    eps: float | None,
+    energy: float | None,
+    axes: Sequence[int],
+    pad: bool,
+) -> tuple[list[Rule], tuple[int, ...] | None]:
     """Return the SVD rule of each axis and, for padding, the ranks asked."""
     arguments.read_rule(ranks, eps, energy)
     used = wanted = None
@@ -96,11 +116,11 @@ def _read(tensor, ranks, eps, energy, axes, pad):
         used = [min(pair) for pair in zip(wanted, allowed, strict=True)]
         if not pad:
             arguments.clip_ranks(wanted, allowed, "factor")
-    rules = arguments.cut_rules(np.linalg.norm(tensor), used, eps, energy, len(axes))
+    rules = arguments.cut_rules(float(np.linalg.norm(tensor)), used, eps, energy, len(axes))
     return rules, wanted if pad else None
 
 
-def reachable_ranks(shape, axes, wanted):
+def reachable_ranks(shape: Sequence[int], axes: Sequence[int], wanted: Sequence[int]) -> list[int]:
     """Bound each rank by its mode and by the product of all the other sizes of the core."""
     sizes = list(shape)
     for axis, rank in zip(axes, wanted, strict=True):
@@ -110,17 +130,19 @@ def reachable_ranks(shape, axes, wanted):
     return [sizes[axis] for axis in axes]
 
 
-def unfold(tensor, axis):
+def unfold(tensor: Array, axis: int) -> Array:
     """Return the unfolding (n_axis, all other axes in order)."""
     return np.moveaxis(tensor, axis, 0).reshape(tensor.shape[axis], -1)
 
 
-def multiply(tensor, matrix, axis):
+def multiply(tensor: Array, matrix: Array, axis: int) -> Array:
     """Return the mode product: axis of size n becomes m, for a `matrix` of shape (m, n)."""
     return np.moveaxis(np.tensordot(matrix, tensor, axes=(1, axis)), 0, axis)
 
 
-def project(tensor, axes, rules, seed=0):
+def project(
+    tensor: Array, axes: Sequence[int], rules: Sequence[Rule], seed: int = 0
+) -> tuple[Array, list[Array]]:
     """Cut each of `axes` in turn; return the core and the orthonormal factors."""
     core, factors = tensor, []
     for axis, rule in zip(axes, rules, strict=True):
@@ -130,13 +152,20 @@ def project(tensor, axes, rules, seed=0):
     return core, factors
 
 
-def iterate(tensor, axes, factors, num_iter, tol, core):
+def iterate(
+    tensor: Array,
+    axes: Sequence[int],
+    factors: list[Array],
+    num_iter: int,
+    tol: float,
+    core: Array,
+) -> tuple[Array, list[Array]]:
     """Improve each factor in turn with the others fixed (De Lathauwer et al. 2000, second paper).
 
     With orthonormal factors the squared error is |tensor|^2 - |core|^2, so a sweep that raises the
     core's norm lowers the error; ends when it no longer does.
     """
-    norm = np.linalg.norm(tensor)
+    norm = float(np.linalg.norm(tensor))
     error = _relative_error(norm, core)
     for _ in range(num_iter if len(axes) > 1 else 0):
         trial = list(factors)
@@ -156,12 +185,18 @@ def iterate(tensor, axes, factors, num_iter, tol, core):
     return core, factors
 
 
-def _relative_error(norm, core):
-    lost = norm**2 - np.linalg.norm(core) ** 2
+def _relative_error(norm: float, core: Array) -> float:
+    lost = norm**2 - float(np.linalg.norm(core)) ** 2
     return math.sqrt(max(lost, 0.0)) / norm if norm > 0 else 0.0
 
 
-def _padded(core, factors, axes, wanted, seed):
+def _padded(
+    core: Array,
+    factors: Sequence[Array],
+    axes: Sequence[int],
+    wanted: Sequence[int] | None,
+    seed: int,
+) -> list[Array]:
     if wanted is None:
         return [core, *factors]
     random = np.random.default_rng(seed)

@@ -7,9 +7,14 @@ longer than `FRONT` keeps the best sum in each of `FRONT` equal slices of the bu
 at most a slice for each layer.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from keras_tensornet.decompositions.types import Array
 
 FRONT = 4096
 
@@ -25,18 +30,18 @@ class Allocation:
         budget: the budget that was given.
     """
 
-    choices: tuple
+    choices: tuple[int, ...]
     cost: float
     error: float
     budget: float
 
     @property
-    def spent(self):
+    def spent(self) -> float:
         """Share of the budget that is used."""
         return self.cost / self.budget if self.budget else 1.0
 
 
-def allocate(candidates, budget):
+def allocate(candidates: Iterable[Iterable[tuple[float, float]]], budget: float) -> Allocation:
     """Choose one option for each layer: total cost at most `budget`, total error least.
 
     Errors of different layers are added, so give them in units that add up, such as squared norms
@@ -78,7 +83,7 @@ def allocate(candidates, budget):
     return Allocation(choices, cost, error, budget)
 
 
-def _read_layer(options, number):
+def _read_layer(options: Iterable[tuple[float, float]], number: int) -> Array:
     layer = np.array(list(options), dtype=np.float64)
     if layer.ndim != 2 or layer.shape[1] != 2 or not (np.isfinite(layer) & (layer >= 0)).all():
         raise ValueError(
@@ -88,13 +93,13 @@ def _read_layer(options, number):
     return layer
 
 
-def _reserves(layers):
+def _reserves(layers: Sequence[Array]) -> Array:
     """Return for each layer what the layers after it cost at least."""
     cheapest = np.array([layer[:, 0].min() for layer in layers])
     return cheapest[::-1].cumsum()[::-1] - cheapest
 
 
-def _add_layer(front, layer, limit, slice_width):
+def _add_layer(front: Array, layer: Array, limit: float, slice_width: float) -> tuple[Array, Array]:
     """Return the Pareto front of all sums of `front` and `layer`, and where each came from.
 
     front: (sums, 2) costs and errors; layer: (options, 2). The second result is
@@ -111,7 +116,7 @@ def _add_layer(front, layer, limit, slice_width):
     return sums[order], np.stack(np.divmod(order, len(layer)), axis=1)
 
 
-def _thin(order, costs, slice_width):
+def _thin(order: Array, costs: Array, slice_width: float) -> Array:
     """Keep the last sum of each slice of the budget, which has the least error in it."""
     if len(order) <= FRONT:
         return order
@@ -119,7 +124,7 @@ def _thin(order, costs, slice_width):
     return order[np.append(slices[1:] != slices[:-1], True)]
 
 
-def _trace(steps, position):
+def _trace(steps: Sequence[Array], position: int) -> tuple[int, ...]:
     """Follow the front's positions back to the choice in each layer."""
     choices = []
     for step in reversed(steps):

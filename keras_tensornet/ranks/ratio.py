@@ -1,9 +1,12 @@
 """The largest uniform rank that fits a wanted share of a layer's parameters (or FLOPs)."""
 
+from __future__ import annotations
+
 import operator
+from collections.abc import Callable
 
 
-def rank_for_ratio(count, dense, ratio, multiple=1):
+def rank_for_ratio(count: Callable[[int], int], dense: int, ratio: float, multiple: int = 1) -> int:
     """Return the largest rank whose count is at most `ratio * dense`.
 
     One bisection serves every format: a tensor ring's count is quadratic in its rank, a CP's

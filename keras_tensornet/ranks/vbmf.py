@@ -5,12 +5,16 @@ Bayesian matrix factorization" (JMLR 14, 2013). Nothing has to be chosen, which 
 (2015) take the Tucker-2 ranks of a convolution from it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, tucker
+from keras_tensornet.decompositions.types import Array, ArrayLike, Axes
 
 # tau at the detection threshold of a large matrix is this times sqrt(alpha).
 THRESHOLD = 2.5129
@@ -32,10 +36,10 @@ class Evbmf:
     rank: int
     sigma2: float
     free_energy: float
-    singular_values: tuple
+    singular_values: tuple[float, ...]
 
 
-def evbmf(matrix, sigma2=None):
+def evbmf(matrix: ArrayLike, sigma2: float | None = None) -> Evbmf:
     """Return rank, noise variance, free energy and shrunk singular values of a noisy matrix.
 
     Args:
@@ -69,12 +73,12 @@ def evbmf(matrix, sigma2=None):
     return _solution(values, short, long, float(sigma2))
 
 
-def evbmf_rank(matrix, sigma2=None):
+def evbmf_rank(matrix: ArrayLike, sigma2: float | None = None) -> int:
     """Return the EVBMF rank of `matrix`, at least 1: a layer of rank 0 would compute nothing."""
     return max(1, evbmf(matrix, sigma2).rank)
 
 
-def vbmf_ranks(tensor, axes=None):
+def vbmf_ranks(tensor: ArrayLike, axes: Axes = None) -> tuple[int, ...]:
     """Return the EVBMF rank of the tensor's unfolding along each of `axes`, at least 1 each.
 
     Args:
@@ -93,19 +97,19 @@ def vbmf_ranks(tensor, axes=None):
     return tuple(evbmf_rank(tucker.unfold(tensor, axis)) for axis in axes)
 
 
-def _tau(x, alpha):
+def _tau(x: Array, alpha: float) -> Array:
     """The larger root of x = (1 + tau) (1 + alpha / tau)."""
     excess = x - (1 + alpha)
     return (excess + np.sqrt(excess**2 - 4 * alpha)) / 2
 
 
-def _detection(alpha):
+def _detection(alpha: float) -> float:
     """The normalized squared singular value above which a component counts."""
     tau = THRESHOLD * math.sqrt(alpha)
     return (1 + tau) * (1 + alpha / tau)
 
 
-def _solution(values, short, long, sigma2):
+def _solution(values: Array, short: int, long: int, sigma2: float) -> Evbmf:
     """Keep what lies above the threshold, shrink it, and add up the free energy."""
     alpha = short / long
     kept = values[values**2 > long * sigma2 * _detection(alpha)]
@@ -118,7 +122,7 @@ def _solution(values, short, long, sigma2):
     return Evbmf(len(kept), sigma2, float(energy) / 2, tuple(shrunk.tolist()))
 
 
-def _noise_variance(values, short, long):
+def _noise_variance(values: Array, short: int, long: int) -> float:
     """The variance with the least free energy, between bounds that hold the minimum."""
     alpha, detection = short / long, _detection(short / long)
     # A matrix of exactly low rank has zeros, whose logarithm would be infinite.
@@ -129,7 +133,7 @@ def _noise_variance(values, short, long):
     if lower >= upper:
         return upper
 
-    def free_energy(log_sigma2):
+    def free_energy(log_sigma2: float) -> float:
         return _reduced_energy(squares / (long * math.exp(log_sigma2)), alpha, detection)
 
     # The free energy may have several valleys: a grid finds the deepest.
@@ -139,7 +143,7 @@ def _noise_variance(values, short, long):
     return math.exp(_golden_section(free_energy, low, high))
 
 
-def _reduced_energy(x, alpha, detection):
+def _reduced_energy(x: Array, alpha: float, detection: float) -> float:
     """The free energy up to constants and a factor, for x_h = s_h^2 / (long sigma2)."""
     above = x[x > detection]
     tau = _tau(above, alpha)
@@ -147,7 +151,7 @@ def _reduced_energy(x, alpha, detection):
     return np.sum(x - np.log(x)) + np.sum(gain)
 
 
-def _golden_section(function, low, high):
+def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
     """Return where `function` is least in [low, high]."""
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
     at_left, at_right = function(left), function(right)
