@@ -6,6 +6,7 @@ others that they are not calibrated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,11 +15,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_tensornet.compression.covariance import Geometry, patch_moments
+from keras_tensornet.compression.covariance import patch_moments
 from keras_tensornet.compression.kinds import Target, find_targets
-from keras_tensornet.rewriting.walker import walk_layers
+from keras_tensornet.compression.patches import Geometry
+from keras_tensornet.layers.equations import parse_equation
 
-# A Gram matrix of this side takes 0.5 GiB in float64; longer patches are not calibrated.
+# A Gram matrix of this side takes a quarter of a GiB; longer patches are not calibrated.
 LONGEST_PATCH = 8192
 
 
@@ -26,7 +28,7 @@ class Knowledge(NamedTuple):
     """What is known of one layer.
 
     Attributes:
-        gram: E[x x^T] of its input patches, (groups, patch, patch).
+        gram: E[x x^T] of its input patches, (groups, patch, patch) in float32.
         mean: E[x], (groups, patch), where an error of the output's mean does not count because a
             bias of the layer or a batch normalisation after it takes it out; else None.
         scale: (filters,), what a unit of error of each output counts after the batch normalisation
@@ -87,34 +89,59 @@ def _known(model: keras.Model, targets: list[Target], data) -> dict[str, Knowled
             f"iterator can be read once only. Received: {data!r}. Give arrays, a list of batches, "
             "a tf.data.Dataset or a PyDataset."
         )
-    inside = _directly_called(model)
-    chosen = [
-        target
-        for target in targets
-        if target.row.patches
-        and target.path in inside
-        and Geometry(target.layer).patch <= LONGEST_PATCH
-    ]
-    moments = patch_moments(model, [target.path for target in chosen], data)
+    chosen = {}
+    for target in targets:
+        patch = _patch_of(target)
+        if patch is not None and patch <= LONGEST_PATCH:
+            chosen[target.path] = target.layer, patch
     known = {}
-    for target in chosen:
-        gram, mean = moments[target.path]
+    for path, (gram, mean) in patch_moments(model, chosen, data).items():
         if np.trace(gram, axis1=1, axis2=2).min() > 0:  # else its inputs were all zero
-            absorbed = mean if absorbs_mean(target.layer) else None
-            known[target.path] = Knowledge(gram, absorbed, output_scale(target.layer))
+            layer, patch = chosen[path]
+            outputs = math.prod(layer.kernel.shape) // patch
+            absorbed = mean if absorbs_mean(layer, outputs) else None
+            known[path] = Knowledge(gram, absorbed, output_scale(layer, outputs))
     return known
 
 
-def absorbs_mean(layer) -> bool:
-    """Whether a constant added to a layer's output can be taken out again without training."""
+def _patch_of(target: Target) -> int | None:
+    """Entries of a layer's patch; None where it has none that can be recorded."""
+    if not target.row.patches:
+        return None
+    try:
+        return Geometry(target.layer).patch
+    except ValueError:  # an einsum that is no matrix product, which no format takes either
+        return None
+
+
+def absorbs_mean(layer, outputs: int) -> bool:
+    """Whether a constant added to a layer's outputs can be taken out again without training.
+
+    Args:
+        layer: whose kernel has changed.
+        outputs: number of outputs for each patch, all groups together.
+    """
+    bias = getattr(layer, "bias", None)
+    if bias is not None and math.prod(bias.shape) == outputs:
+        equation = getattr(layer, "equation", None)
+        return equation is None or _in_order(layer)
     norms = _normalisations_after(layer)
-    return layer.use_bias or (bool(norms) and all(norm.trainable for norm in norms))
+    return bool(norms) and all(
+        norm.trainable and norm.moving_mean.shape == (outputs,) for norm in norms
+    )
 
 
-def output_scale(layer) -> np.ndarray | None:
+def _in_order(layer) -> bool:
+    """Whether the bias of an `EinsumDense` runs over the same axes as its kernel's columns."""
+    equation = parse_equation(layer.equation)
+    axes = [label for label in equation.outputs if label in layer.bias_axes]
+    return "".join(axes) == equation.new
+
+
+def output_scale(layer, outputs: int) -> np.ndarray | None:
     """|gamma| / sigma of the one batch normalisation that follows a layer, per output channel."""
     norms = _normalisations_after(layer)
-    if len(norms) != 1 or norms[0].moving_variance.shape != (layer.kernel.shape[-1],):
+    if len(norms) != 1 or norms[0].moving_variance.shape != (outputs,):
         return None
     variance = ops.convert_to_numpy(norms[0].moving_variance) + norms[0].epsilon
     gamma = 1.0 if norms[0].gamma is None else np.abs(ops.convert_to_numpy(norms[0].gamma))
@@ -130,8 +157,3 @@ def _normalisations_after(layer) -> list:
         return []
     every = all(isinstance(user, keras.layers.BatchNormalization) for user in users)
     return users if every else []
-
-
-def _directly_called(model) -> set[str]:
-    """Paths of layers that a graph calls itself; inside wrappers a recorder cannot stand."""
-    return {path for path, layer in walk_layers(model) if layer._inbound_nodes}

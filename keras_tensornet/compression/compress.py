@@ -111,7 +111,8 @@ def build_compressed(
         )
         shift = subject.bias_shift(candidate)
         if shift is not None:
-            result.bias.assign(ops.convert_to_numpy(result.bias) + shift)
+            bias = ops.convert_to_numpy(result.bias)
+            result.bias.assign(bias + shift.reshape(bias.shape))
         return result
 
     return rewrite_model(model, replace)

@@ -159,30 +159,38 @@ def refine(
     return cores
 
 
+def as_matrix(kernel: np.ndarray, modes: KernelModes) -> np.ndarray:
+    """A kernel in Keras layout as the matrix that patches are multiplied by.
+
+    Returns:
+        (groups, patch, out).
+    """
+    if modes.order:
+        kernel = kernel.transpose(np.argsort(modes.order))
+    # (*kernel_size, in, groups * out) -> (groups, patch, out)
+    return kernel.reshape(-1, modes.groups, modes.out_size).transpose(1, 0, 2)
+
+
 class _Problem:
     """The weighted least-squares problem of one kernel, and its linear maps core by core."""
 
     def __init__(self, kernel, network: Network, modes: KernelModes, metric: Weighting):
         self.network, self.modes, self.metric = network, modes, metric
-        self.target = self.as_matrix(np.asarray(kernel, dtype=np.float64))
+        self.target = as_matrix(np.asarray(kernel, dtype=np.float64), modes)
         self.weighted_target = metric.apply(self.target)
         self.plan = kernel_plan(network)
         self.adjoints: list[Callable | None] = [None] * len(network.cores)
 
-    def as_matrix(self, kernel: np.ndarray) -> np.ndarray:
-        # (*kernel_size, in, groups * out) -> (groups, patch, out)
-        groups = self.modes.groups
-        matrix = kernel.reshape(-1, groups, self.modes.out_size)
-        return matrix.transpose(1, 0, 2)
-
     def merged(self, cores) -> np.ndarray:
         """(groups, patch, out) of some cores."""
-        return self.as_matrix(to_keras_layout(self.plan.run(cores, np), self.modes, np))
+        return as_matrix(to_keras_layout(self.plan.run(cores, np), self.modes, np), self.modes)
 
     def adjoint(self, matrix: np.ndarray, cores, position: int) -> np.ndarray:
         """The gradient of <matrix, merged(cores)> with respect to one core."""
-        kernel = matrix.transpose(1, 0, 2).reshape(self.modes.kernel_shape)
-        tensor = tensorize_kernel(kernel, self.network, self.modes)
+        modes = self.modes
+        kernel = matrix.transpose(1, 0, 2).reshape(modes.split or modes.plain_shape)
+        kernel = kernel.transpose(modes.order) if modes.order else kernel
+        tensor = tensorize_kernel(kernel, self.network, modes)
         others = [core for place, core in enumerate(cores) if place != position]
         return self._adjoint(position)(tensor, *others)
 

@@ -8,8 +8,9 @@ from keras import layers
 from keras_tensornet import formats
 from keras_tensornet.compression import weighted
 from keras_tensornet.compression.calibration import absorbs_mean, calibrate, output_scale
-from keras_tensornet.compression.covariance import Geometry, batches, patch_moments
+from keras_tensornet.compression.covariance import batches, patch_moments
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
+from keras_tensornet.compression.patches import Geometry
 from keras_tensornet.compression.weighted import (
     Metric,
     refine,
@@ -147,22 +148,25 @@ def test_batches_come_from_arrays_structures_datasets_and_generators():
         patch_moments(model, ["d"], iter([]))
 
 
-def test_wrapped_layers_are_not_calibrated_and_means_count_where_nothing_absorbs_them():
+def test_means_count_where_nothing_absorbs_them():
     inputs = layers.Input((3, 4))
     x = layers.Dense(5, use_bias=False, name="normed")(inputs)
     x = layers.BatchNormalization()(x)
     x = layers.Dense(5, use_bias=False, name="bare")(x)
-    x = layers.TimeDistributed(layers.Dense(3, name="inner"))(x)
+    x = layers.TimeDistributed(layers.Dense(3, name="inner"), name="time_distributed")(x)
     model = keras.Model(inputs, x)
     known = calibrate(model, RANDOM.standard_normal((8, 3, 4))).known
-    assert set(known) == {"normed", "bare"}
+    assert set(known) == {"normed", "bare", "time_distributed/inner"}
     assert known["normed"][1] is not None and known["bare"][1] is None
     norm = model.layers[2]
     norm.gamma.assign([2.0, 2.0, 2.0, 2.0, -1.0])
     norm.moving_variance.assign([4.0, 1.0, 1.0, 1.0, 1.0])
-    np.testing.assert_allclose(output_scale(model.get_layer("normed")), [1, 2, 2, 2, 1], rtol=1e-3)
-    assert output_scale(model.get_layer("bare")) is None
-    assert absorbs_mean(layers.Dense(2)) and not absorbs_mean(model.get_layer("bare"))
+    np.testing.assert_allclose(
+        output_scale(model.get_layer("normed"), 5), [1, 2, 2, 2, 1], rtol=1e-3
+    )
+    assert output_scale(model.get_layer("bare"), 5) is None
+    assert known["time_distributed/inner"][1] is not None
+    assert not absorbs_mean(model.get_layer("bare"), 5)
 
 
 def test_reestimated_statistics_are_those_of_the_data_and_the_model_is_not_touched():

@@ -20,6 +20,7 @@ from keras_tensornet.compression.choosing.costs import Costs, workload_of
 from keras_tensornet.compression.kinds import Target, kernel_array
 from keras_tensornet.compression.weighted import (
     Metric,
+    as_matrix,
     weighted_decomposition,
     weighted_error,
 )
@@ -185,12 +186,12 @@ class Subject:
 
     def bias_shift(self, candidate: Candidate) -> np.ndarray | None:
         """What the bias has to gain so that the output keeps its mean: mean^T (W - V)."""
-        if self.mean is None or not getattr(self.target.layer, "use_bias", False):
+        if self.mean is None or getattr(self.target.layer, "bias", None) is None:
             return None
         modes = candidate.form.modes
         merged = _merged(candidate.network, modes, candidate.cores)
-        lost = (self.kernel - merged).reshape(-1, modes.groups, modes.out_size)
-        return np.einsum("gp,pgo->go", self.mean, lost).ravel()
+        lost = as_matrix(self.kernel - merged, modes)
+        return np.einsum("gp,gpo->go", self.mean, lost).ravel()
 
     def _by_threshold(self, form: Form, quick: bool, threshold: dict):
         _, start = form.network(1)
