@@ -20,34 +20,24 @@ def clone_operation(operation, **replaced):
     """
     if isinstance(operation, keras.layers.Lambda):
         return _clone_lambda(operation)
+    if not isinstance(operation, keras.layers.Layer):
+        return _clone_plain(operation)
     try:
         if replaced:
             config = {**operation.get_config(), **replaced}
             config["dtype"] = operation.dtype_policy
             return type(operation)(**config)
-        return type(operation).from_config(operation.get_config())
+        clone = _from_config(operation)
+        if operation.built and _builds_in_its_own_way(operation):
+            # State that no call would make: what loading a saved model does, too.
+            clone.build_from_config(operation.get_build_config())
+        return clone
     except Exception as error:
-        if not isinstance(operation, keras.layers.Layer):
-            # Operations hold no state; one may stand in several graphs.
-            return operation
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
             f"Layer '{operation.name}' of type {type(operation).__name__} cannot be cloned: "
             f"{reason}. Give the class a `get_config` that holds every argument of `__init__`."
         ) from error
-
-
-def copy_variables(source, target) -> None:
-    """Give a layer the values of another of the same configuration, random seeds included."""
-    if len(source.variables) != len(target.variables):
-        raise ValueError(
-            f"The clone of layer '{source.name}' has {len(target.variables)} variables, the layer "
-            f"itself {len(source.variables)}: its configuration does not describe it fully. Put "
-            "what is missing into `get_config`."
-        )
-    for old, new in zip(source.variables, target.variables, strict=True):
-        # A copy: on JAX the two would share a buffer, which training one of them deletes.
-        new.assign(keras.ops.copy(old))
 
 
 def compile_like(target: keras.Model, source: keras.Model, **changed) -> None:
@@ -85,6 +75,39 @@ def _fresh(item):
     if isinstance(item, (keras.Metric, keras.Optimizer)):
         return type(item).from_config(item.get_config())
     return item
+
+
+def _from_config(layer):
+    config = layer.get_config()
+    try:
+        return type(layer).from_config(config)
+    except Exception:
+        # Some classes do not take what their `get_config` returns (RandomShear of Keras 3.15).
+        # Where all arguments of `__init__` were plain values, Keras has noted them.
+        given = getattr(layer, "_auto_config", None)
+        if given is None:
+            raise
+        common = {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy}
+        return type(layer)(**{**common, **given.config})
+
+
+def _builds_in_its_own_way(layer) -> bool:
+    return type(layer).build_from_config is not keras.layers.Layer.build_from_config
+
+
+def _clone_plain(operation):
+    """Another operation of the same arguments: all that it has, but for its place in a graph."""
+    for value in keras.tree.flatten(list(vars(operation).values())):
+        if isinstance(value, (keras.layers.Layer, keras.Variable)):
+            raise ValueError(
+                f"Operation '{operation.name}' of type {type(operation).__name__} holds "
+                f"{value!r}, and an operation has no state of its own, so it cannot be cloned. "
+                "Derive the class from keras.layers.Layer."
+            )
+    clone = object.__new__(type(operation))
+    vars(clone).update(vars(operation))
+    clone._inbound_nodes, clone._outbound_nodes = [], []
+    return clone
 
 
 def _clone_lambda(layer):

@@ -24,7 +24,8 @@ from typing import TypeAlias
 import keras
 from keras.src.models.functional import Functional  # no public name; clone_model needs the same
 
-from keras_tensornet.rewriting.clones import clone_operation, compile_like, copy_variables
+from keras_tensornet.rewriting.clones import clone_operation, compile_like
+from keras_tensornet.rewriting.state import copy_state, copy_trainable
 
 Replacement: TypeAlias = keras.layers.Layer | Sequence[keras.layers.Layer] | None
 Replace = Callable[[keras.layers.Layer, str], Replacement]
@@ -98,13 +99,12 @@ class _Rewriter:
 
     def finish(self) -> None:
         for source, target in self.copies:
-            copy_variables(source, target)
+            copy_state(source, target)
         for layer, trainable in reversed(self.flags):
             if layer.trainable != trainable:  # the setter reaches down, so only where needed
                 layer.trainable = trainable
         for source, target in self.copies:
-            for old, new in zip(source.variables, target.variables, strict=True):
-                new.trainable = old.trainable
+            copy_trainable(source, target)
 
     def model(self, model, path: str):
         if isinstance(model, keras.Sequential):

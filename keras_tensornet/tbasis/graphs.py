@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 import keras
 
-from keras_tensornet.rewriting.clones import clone_operation, compile_like, copy_variables
+from keras_tensornet.rewriting.clones import clone_operation, compile_like
+from keras_tensornet.rewriting.state import copy_state, copy_trainable
 from keras_tensornet.rewriting.walker import is_graph, new_inputs
 
 # `(layer, path, args, kwargs) -> outputs`, or NotImplemented for a clone called in the same way.
@@ -65,7 +66,8 @@ class _Player:
 
     def finish(self) -> None:
         for source, clone in self.clones.values():
-            copy_variables(source, clone)
+            copy_state(source, clone)
+            copy_trainable(source, clone)
 
     def run(self, model, inputs, path: str):
         if isinstance(model, keras.Sequential):
