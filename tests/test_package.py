@@ -166,3 +166,18 @@ assert keras_tensornet.datasets.load
     assert run.returncode == 0, run.stderr.decode()[-2000:]
     assert run.stdout == b""
     assert run.stderr.decode().partition("START")[2] == ""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_no_module_asks_for_a_format_by_its_name(path):
+    from keras_tensornet import formats
+
+    for node in ast.walk(parsed(path)):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        keys = [key for key in node.keys if key] if isinstance(node, ast.Dict) else []
+        for part in (*sides, *keys):
+            for inner in ast.walk(part):
+                name = getattr(inner, "value", None)
+                assert not isinstance(name, str) or name not in formats.FORMATS, (
+                    f"{path}:{node.lineno} asks for {name!r}: make it an attribute of `Format`"
+                )

@@ -12,10 +12,12 @@ RULES = ("rank", "energy", "eps", "ratio", "params", "flops", "latency", "vbmf")
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
+    from keras_tensornet import formats
+
     parser.add_argument(
         "--format",
         default="tt",
-        help="tr, tt, ttm, cp, tucker, bt, ht or auto (default: %(default)s)",
+        help=f"{', '.join(formats.FORMATS)} or auto (default: %(default)s)",
     )
     rule = parser.add_argument_group("how ranks are chosen (exactly one)")
     rule.add_argument("--rank", type=_rank, metavar="R", help="of every layer: 8, or 4,6,4")

@@ -13,15 +13,9 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
-from keras_tensornet import layers
+from keras_tensornet import formats, layers
 from keras_tensornet.layers.common import DENSE_ONLY, FactorizedMethods, settings_of
 from keras_tensornet.rewriting.walker import is_graph, walk_layers
-
-# Formats whose channel modes stay whole where the user names none: a trained kernel has no
-# structure along digits of its channel numbers, so cutting channels into modes costs accuracy.
-WHOLE = {"in_modes": 1, "out_modes": 1}
-DENSE_ARGUMENTS = {"tt": WHOLE, "cp": WHOLE, "tucker": WHOLE}
-CONV_ARGUMENTS = {"tr": WHOLE}
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,8 @@ class Row:
         holder: `factorized layer -> layer` that holds its cores.
         shell: `(factorized class, layer, arguments) -> factorized layer`, built, with the dense
             layer's settings and biases, its cores not yet set.
-        arguments: `format -> arguments` that suit trained kernels.
+        family: of kernels, "dense" or "conv", by which formats say what suits trained ones
+            (`Format.whole`); None for others.
         patches: whether calibration can record the layer's input patches.
     """
 
@@ -44,8 +39,12 @@ class Row:
     kernel: Callable
     holder: Callable
     shell: Callable
-    arguments: dict
+    family: str | None = None
     patches: bool = False
+
+    def arguments(self, format: str) -> dict:
+        """Arguments of the factorized layer that suit a trained kernel in a format."""
+        return formats.get(format).trained_arguments(self.family)
 
 
 @dataclass(frozen=True)
@@ -95,14 +94,14 @@ def _itself(layer):
     return layer
 
 
-def _row(name: str, kernel, shell, holder=_itself, arguments=None, patches=False) -> Row:
+def _row(name: str, kernel, shell, holder=_itself, family=None, patches=False) -> Row:
     return Row(
         getattr(keras.layers, name),
         getattr(layers, f"Factorized{name}"),
         kernel,
         holder,
         shell,
-        arguments or {},
+        family,
         patches,
     )
 
@@ -122,12 +121,12 @@ def _cell_of(layer):
 ROWS: dict[type, Row] = {
     row.dense: row
     for row in (
-        _row("Dense", _kernel_of, _kernel_shell, arguments=DENSE_ARGUMENTS, patches=True),
-        _row("Conv1D", _kernel_of, _kernel_shell, arguments=CONV_ARGUMENTS, patches=True),
-        _row("Conv2D", _kernel_of, _kernel_shell, arguments=CONV_ARGUMENTS, patches=True),
-        _row("Conv3D", _kernel_of, _kernel_shell, arguments=CONV_ARGUMENTS, patches=True),
-        _row("Conv2DTranspose", _kernel_of, _kernel_shell, arguments=CONV_ARGUMENTS, patches=True),
-        _row("EinsumDense", _kernel_of, _kernel_shell, arguments=DENSE_ARGUMENTS, patches=True),
+        _row("Dense", _kernel_of, _kernel_shell, family="dense", patches=True),
+        _row("Conv1D", _kernel_of, _kernel_shell, family="conv", patches=True),
+        _row("Conv2D", _kernel_of, _kernel_shell, family="conv", patches=True),
+        _row("Conv3D", _kernel_of, _kernel_shell, family="conv", patches=True),
+        _row("Conv2DTranspose", _kernel_of, _kernel_shell, family="conv", patches=True),
+        _row("EinsumDense", _kernel_of, _kernel_shell, family="dense", patches=True),
         _row("Embedding", lambda layer: layer.embeddings, _embedding_shell),
         _row("LSTM", _cell_kernel_of, _recurrent_shell, holder=_cell_of),
         _row("GRU", _cell_kernel_of, _recurrent_shell, holder=_cell_of),

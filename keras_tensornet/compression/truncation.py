@@ -12,18 +12,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_tensornet import decompositions, formats, validation
+from keras_tensornet import formats, validation
 from keras_tensornet.contraction import kernel_plan, to_keras_layout
+from keras_tensornet.formats import Rank
 from keras_tensornet.kernels import FactorizedKernel, decompose_kernel, network_of_cores
 from keras_tensornet.layers.common import FactorizedMethods, one_threshold
+from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network, largest_useful_ranks
 from keras_tensornet.rewriting.walker import rewrite_model
-
-ROUNDING = {
-    "tr": decompositions.tr_round,
-    "tt": decompositions.tt_round,
-    "ttm": decompositions.tt_round,
-}
 
 
 def truncate_ranks(layer_or_model, tol=0.0):
@@ -61,11 +57,12 @@ def round_layer(layer, rank=None, eps=None, energy=None):
     """Return a layer of lower rank whose kernel is near that of a trained one, which stays.
 
     Trains are rounded without merging them, by QR and SVD; a ring has no canonical form, so its
-    merged kernel serves as reference (see `keras_tensornet.decompositions.tr_round`). The
-    recurrent cores of a recurrent layer are rounded by the same rule.
+    merged kernel serves as reference (see `keras_tensornet.decompositions.tr_round`). In other
+    formats the merged kernel is decomposed anew. The recurrent cores of a recurrent layer are
+    rounded by the same rule.
 
     Args:
-        layer: a built layer of format "tt", "ttm" or "tr".
+        layer: a built layer of a named format.
         rank: upper bound of the ranks, as the layer's `rank`, or
         eps: relative error allowed for the whole kernel, in [0, 1), or
         energy: share in (0, 1] of squared singular values that each bond keeps. One of the three.
@@ -75,24 +72,73 @@ def round_layer(layer, rank=None, eps=None, energy=None):
 
     Raises:
         TypeError: if it is no layer of this package.
-        ValueError: if it is not built, of another format, or not exactly one rule is given.
+        ValueError: if it is not built, has a network of your own, which no format says how to
+            round, or not exactly one rule is given.
     """
     threshold = one_threshold(rank, energy, eps)
-    rule = threshold or {"ranks": rank}
 
     def lower(holder: FactorizedKernel) -> tuple[Network, list]:
         network, cores = holder.network, _arrays(holder)
-        if network.name not in ROUNDING:
-            known = ", ".join(repr(name) for name in ROUNDING)
+        if network.name not in formats.FORMATS:
             raise ValueError(
-                f"Rounding is for chains, formats {known}. Received: a {network.name} network. "
-                "Decompose `layer.kernel` anew with `assign_kernel` of a layer of lower rank."
+                "Rounding is for layers of a named format, which says how its ranks are lowered. "
+                f"Received: a {network.name} network. Remove its dead indices with "
+                "`truncate_ranks`."
             )
-        if len(network.cores) > 1:
-            cores = ROUNDING[network.name](cores, **rule)
+        rounding = formats.get(network.name).round
+        if len(network.cores) == 1:
+            return network, cores
+        if rounding is None:
+            return _decomposed_anew(network, holder.modes, cores, rank, threshold)
+        cores = rounding(cores, **(threshold or {"ranks": rank}))
         return network_of_cores(network, cores), cores
 
     return _remade(_checked(layer), lower)
+
+
+def _decomposed_anew(
+    network: Network, modes: KernelModes, cores: list, rank, threshold: dict
+) -> tuple[Network, list]:
+    """Cores of lower rank for the merge of some cores; those themselves where none are smaller."""
+    format = formats.get(network.name)
+    kernel = to_keras_layout(kernel_plan(network).run(cores, np), modes, np)
+    if threshold:
+        _, start = format.fit(modes, 1)
+        _, lower = format.fit(
+            modes,
+            format.rank_argument(
+                network_of_cores(start, decompose_kernel(kernel, start, modes, **threshold))
+            ),
+        )
+    else:
+        _, lower = format.fit(modes, _at_most(format.rank_argument(network), rank))
+    if lower.num_params >= network.num_params:
+        return network, cores
+    return lower, decompose_kernel(kernel, lower, modes)
+
+
+def _at_most(ranks: Rank, bounds: Rank) -> Rank:
+    """Ranks, each cut to its bound; a bound that is one int is that of all.
+
+    Raises:
+        ValueError: if there are not as many bounds as ranks.
+    """
+    if isinstance(ranks, int):
+        (rank,) = _bounded((ranks,), bounds)
+        return rank
+    return _bounded(tuple(ranks), bounds)
+
+
+def _bounded(ranks: tuple[int, ...], bounds: Rank) -> tuple[int, ...]:
+    if not isinstance(bounds, (tuple, list)):
+        bounds = (validation.positive_int("rank", bounds),) * len(ranks)
+    bounds = validation.int_tuple("rank", bounds)
+    if len(bounds) != len(ranks):
+        raise ValueError(
+            f"`rank` must be an int or one bound for each of the layer's ranks, {tuple(ranks)}. "
+            f"Received: rank={bounds}."
+        )
+    return tuple(min(pair) for pair in zip(ranks, bounds, strict=True))
 
 
 def _remade(layer, change):
@@ -107,14 +153,18 @@ def _remade(layer, change):
             config[argument] = formats.get(network.name).rank_argument(network)
     result = type(layer).from_config(config)
     result.build_from_config(layer.get_build_config())
-    held = {id(core) for holder in _holders(layer).values() for core in holder.cores}
-    for old, new in zip(layer.weights, result.weights, strict=True):
-        if id(old) not in held:
-            new.assign(old)
+    for old, new in zip(_other_weights(layer), _other_weights(result), strict=True):
+        new.assign(old)
     for argument, holder in _holders(result).items():
         holder.assign(new_cores[argument])
     result.trainable = layer.trainable
     return result
+
+
+def _other_weights(layer) -> list:
+    """All weights but the cores, whose number may change with the ranks."""
+    held = {id(core) for holder in _holders(layer).values() for core in holder.cores}
+    return [weight for weight in layer.weights if id(weight) not in held]
 
 
 def _without_dead_indices(network: Network, cores: list, tol: float) -> tuple[Network, list]:

@@ -3,14 +3,25 @@
 A new format is one function of labels, one decomposition, one row here and one row in the tests.
 """
 
-from keras_tensornet import validation
+from keras_tensornet import decompositions, validation
 from keras_tensornet.formats import chains, factors, trees
 from keras_tensornet.formats.base import Format, Rank
 
+# Names that stand for something else where a format can be named.
+RESERVED = ("auto", "custom", "tbasis")
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
-        Format("tr", "tensor ring", chains.tensor_ring, chains.decompose_ring, trial_sweeps=2),
+        Format(
+            "tr",
+            "tensor ring",
+            chains.tensor_ring,
+            chains.decompose_ring,
+            trial_sweeps=2,
+            whole=("conv",),
+            round=decompositions.tr_round,
+            auto_order=2,
+        ),
         Format(
             "tt",
             "tensor train",
@@ -19,6 +30,11 @@ FORMATS: dict[str, Format] = {
             spatial="separate",
             tensorize=False,
             rank_argument=chains.inner_ranks,
+            whole=("dense",),
+            round=decompositions.tt_round,
+            nested_values=chains.train_values,
+            vbmf_rank=chains.train_vbmf_rank,
+            auto_order=0,
         ),
         Format(
             "ttm",
@@ -26,6 +42,9 @@ FORMATS: dict[str, Format] = {
             chains.tt_matrix,
             chains.decompose_train,
             rank_argument=chains.inner_ranks,
+            round=decompositions.tt_round,
+            nested_values=chains.train_values,
+            auto_order=4,
         ),
         Format(
             "cp",
@@ -36,6 +55,9 @@ FORMATS: dict[str, Format] = {
             tensorize=False,
             rank_argument=factors.term_rank,
             trial_sweeps=20,
+            whole=("dense",),
+            ranks_by_trial=True,
+            auto_order=3,
         ),
         Format(
             "tucker",
@@ -46,25 +68,32 @@ FORMATS: dict[str, Format] = {
             rank_argument=factors.tucker_rank,
             dense_modes=2,
             trial_sweeps=2,
+            whole=("dense",),
+            vbmf_rank=factors.tucker_vbmf_rank,
+            auto_order=1,
         ),
         Format(
             "bt",
             "block-term Tucker",
-            factors.block_term,
+            factors.tucker_blocks,
             factors.decompose_blocks,
             tensorize=False,
             rank_argument=factors.block_rank,
             trial_sweeps=2,
+            ranks_by_trial=True,
+            trial_rank=factors.two_blocks,
         ),
         Format(
             "ht",
             "hierarchical Tucker",
-            trees.hierarchical_tucker,
+            trees.tucker_tree,
             trees.decompose_tree,
             tensorize=False,
         ),
     )
 }
+# The format of a layer whose user names none.
+DEFAULT = "tr"
 
 
 def get(name: str | None) -> Format:
@@ -76,4 +105,42 @@ def get(name: str | None) -> Format:
     return FORMATS[validation.one_of("format", name, tuple(FORMATS))]
 
 
-__all__ = ["FORMATS", "Format", "Rank", "get"]
+def register(format: Format) -> Format:
+    """Add a format of your own to the table, under which all layers and tools know it by name.
+
+    A saved model that uses it loads where the format has been registered before.
+
+    Args:
+        format: see `Format`; its name must be new.
+
+    Returns:
+        The format.
+
+    Raises:
+        TypeError: if it is no `Format`.
+        ValueError: if its name is taken, or has a meaning of its own where formats are named.
+    """
+    if not isinstance(format, Format):
+        raise TypeError(
+            "Only a `keras_tensornet.formats.Format` can be registered. Received: "
+            f"{format!r} of type {type(format).__name__}."
+        )
+    taken = (*FORMATS, *RESERVED)
+    if format.name in taken or not format.name.isidentifier():
+        raise ValueError(
+            "The name of a format must be an identifier that is not in use. Received: "
+            f"{format.name!r}; in use: {', '.join(taken)}."
+        )
+    FORMATS[format.name] = format
+    return format
+
+
+def automatic() -> tuple[str, ...]:
+    """The names of the formats that `format="auto"` tries, in their order."""
+    places = {name: format.auto_order for name, format in FORMATS.items()}
+    return tuple(
+        sorted((name for name in places if places[name] is not None), key=lambda n: places[n] or 0)
+    )
+
+
+__all__ = ["DEFAULT", "FORMATS", "Format", "Rank", "automatic", "get", "register"]

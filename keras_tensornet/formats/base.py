@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_tensornet import validation
 from keras_tensornet.modes import KernelModes
-from keras_tensornet.networks import Network
+from keras_tensornet.networks import Network, largest_useful_ranks
 
 Rank = int | Sequence[int]
 GROUP = "g"
@@ -24,6 +24,9 @@ def bond_ranks(network: Network) -> tuple[int, ...]:
 @dataclass(frozen=True)
 class Format:
     """One tensor format: everything that is not computed from labels alone.
+
+    The first four attributes are needed; the others have defaults that are right for any format,
+    and say what is better for this one. No other module asks for a format by its name.
 
     Attributes:
         name: the short name that users write, for example "tr".
@@ -40,6 +43,21 @@ class Format:
             core grows with the power of their number; None takes as many as are balanced.
         trial_sweeps: how many sweeps tell about how large the error at some ranks is; None for
             decompositions without sweeps.
+        whole: the families of trained kernels, "dense" and "conv", whose channels stay whole
+            where the user gives no modes: a trained kernel has no structure along digits of its
+            channel numbers, so cutting channels into modes costs accuracy.
+        ranks_by_trial: whether a threshold tries one rank after another, each a decomposition of
+            its own. Searches then try a few ranks instead of thresholds.
+        trial_rank: the `rank` argument that such a trial takes for an int.
+        round: `(cores, **how) -> cores` of lower ranks without merging, where `how` is one of
+            `ranks=` (upper bounds), `eps=` and `energy=`; None decomposes the merged kernel anew.
+        nested_values: `cores -> singular values`, one array for each entry of the rank argument,
+            largest first, of a format whose exact decomposition holds those of lower rank as its
+            leading slices; None where it does not.
+        vbmf_rank: `(kernel, modes) -> rank`, the ranks by variational Bayes of a kernel
+            (taps, inputs, outputs), or None with modes of which it cannot tell them.
+        auto_order: place among the formats that `format="auto"` tries, of which the first wins a
+            tie; None for those that it leaves out.
     """
 
     name: str
@@ -51,6 +69,29 @@ class Format:
     rank_argument: Callable[[Network], Rank] = bond_ranks
     dense_modes: int | None = None
     trial_sweeps: int | None = None
+    whole: tuple[str, ...] = ()
+    ranks_by_trial: bool = False
+    trial_rank: Callable[[int], Rank] = int
+    round: Callable[..., list[np.ndarray]] | None = None
+    nested_values: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
+    vbmf_rank: Callable[[np.ndarray, KernelModes], Rank | None] | None = None
+    auto_order: int | None = None
+
+    def fit(self, modes: KernelModes, rank: Rank) -> tuple[Rank, Network]:
+        """The network at a rank, ranks above what the modes allow cut, and the rank as used."""
+        network = self.build(modes, rank)
+        for _ in range(3):  # cutting a rank to a full mode may change which cores there are
+            useful = network.with_ranks(largest_useful_ranks(network))
+            rank = self.rank_argument(useful)
+            again = self.build(modes, rank)
+            if again == network:
+                break
+            network = again
+        return rank, network
+
+    def trained_arguments(self, family: str | None) -> dict[str, int]:
+        """The arguments of a layer that suit a trained kernel of a family."""
+        return {"in_modes": 1, "out_modes": 1} if family in self.whole else {}
 
 
 def channel_labels(modes: KernelModes) -> tuple[tuple[str, ...], tuple[str, ...]]:

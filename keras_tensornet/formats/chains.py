@@ -8,9 +8,11 @@ Garipov et al. 2016) gives each core a pair of modes, one input and one output.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from keras_tensornet import decompositions
+from keras_tensornet import decompositions, ranks
 from keras_tensornet.formats.base import (
     Rank,
     expand_rank,
@@ -28,11 +30,11 @@ def tensor_ring(modes: KernelModes, rank: Rank) -> Network:
     if len(chain) == 1:
         expand_rank(rank, 1, "tr", "r0")
         return make_network("tr", modes, chain, {})
-    ranks = expand_rank(rank, len(chain), "tr", f"r0 to r{len(chain) - 1}, r0 closing the ring")
+    bonds = expand_rank(rank, len(chain), "tr", f"r0 to r{len(chain) - 1}, r0 closing the ring")
     labels = [f"r{bond}" for bond in range(len(chain))]
     closed = [*labels[1:], labels[0]]
     cores = [(left, *mode, right) for left, mode, right in zip(labels, chain, closed, strict=True)]
-    return make_network("tr", modes, cores, dict(zip(labels, ranks, strict=True)))
+    return make_network("tr", modes, cores, dict(zip(labels, bonds, strict=True)))
 
 
 def tensor_train(modes: KernelModes, rank: Rank) -> Network:
@@ -75,6 +77,36 @@ def decompose_train(tensor: np.ndarray, network: Network, ranks=None, **threshol
     if ranks:
         threshold = {"ranks": inner_ranks(network)}
     return decompositions.grouped_tt_svd(tensor, groups, **threshold)
+
+
+def train_values(cores: list[np.ndarray]) -> list[np.ndarray]:
+    """The singular values of the unfolding at each inner bond of a train from a TT-SVD.
+
+    Cores to the left of a bond are orthonormal, so what follows it has the Gram matrix diag(s^2).
+    The left basis of bond k are the left singular vectors of the k-th unfolding, in the order of
+    their singular values; keeping the first r_k slices of each bond is therefore a chain of
+    orthogonal projections, whose squared error is at most the sum of the discarded squares.
+    """
+    gram, values = np.ones((1, 1)), []
+    for core in reversed(cores[1:]):
+        core = core.reshape(len(core), -1, core.shape[-1])  # (r, modes, r')
+        gram = np.einsum("aib,bc,dic->ad", core, gram, core, optimize=True)
+        values.append(np.sqrt(np.maximum(np.diag(gram), 0.0)))
+    return values[::-1]
+
+
+def train_vbmf_rank(kernel: np.ndarray, modes: KernelModes) -> tuple[int, ...] | None:
+    """The EVBMF ranks of a train's cuts where its channels are whole; None where they are not."""
+    whole = len(modes.in_modes) == len(modes.out_modes) == 1
+    if not whole or modes.groups > 1 or modes.order:
+        return None
+    # (taps, in, out) -> (in, *spatial modes, out): the order of the train's cores
+    spatial = [math.prod(extents) for extents in modes.spatial]
+    tensor = np.moveaxis(kernel, 1, 0).reshape(kernel.shape[1], *spatial, kernel.shape[2])
+    return tuple(
+        ranks.evbmf_rank(tensor.reshape(math.prod(tensor.shape[:cut]), -1))
+        for cut in range(1, tensor.ndim)
+    )
 
 
 def _open_chain(name: str, modes: KernelModes, chain: list, rank: Rank) -> Network:

@@ -28,6 +28,7 @@ from keras_tensornet.formats.base import (
 )
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.ranks import vbmf_ranks
 
 BLOCK = "b"
 TERM = "r"
@@ -58,7 +59,7 @@ def tucker(modes: KernelModes, rank: Rank) -> Network:
     return _factored("tucker", modes, legs, ranks, blocks=None)
 
 
-def block_term(modes: KernelModes, rank: Rank) -> Network:
+def tucker_blocks(modes: KernelModes, rank: Rank) -> Network:
     """B Tucker blocks: a core (B, r_1, ...), factors (B, n_k, r_k) with the blocks' shared label.
 
     `rank` is (B, r) for B blocks of rank r, (B, r_1, ...) as in `tucker`, or an int for both. Where
@@ -89,6 +90,17 @@ def block_rank(network: Network) -> tuple[int, ...]:
 def term_rank(network: Network) -> int:
     """The `rank` of a CP network: its number of terms."""
     return network.size.get(TERM, 1)
+
+
+def two_blocks(rank: int) -> tuple[int, int]:
+    """The `rank` of a block-term network of two blocks."""
+    return (2, rank)
+
+
+def tucker_vbmf_rank(kernel: np.ndarray, modes: KernelModes) -> tuple[int, ...] | None:
+    """The EVBMF ranks of the input and output unfoldings (Kim et al. 2016), for whole channels."""
+    whole = len(modes.in_modes) == len(modes.out_modes) == 1
+    return vbmf_ranks(kernel, axes=(1, 2)) if whole else None
 
 
 def decompose_canonical(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:

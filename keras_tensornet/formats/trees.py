@@ -15,7 +15,7 @@ from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
 
 
-def hierarchical_tucker(modes: KernelModes, rank: Rank) -> Network:
+def tucker_tree(modes: KernelModes, rank: Rank) -> Network:
     """Leaves (n_k, r_k), transfer cores (r_left, r_right, r_parent), the root (r_left, r_right).
 
     `rank` is an int or one entry for each node below the root: leaves first, then the transfer

@@ -23,14 +23,13 @@ from keras_tensornet.decompositions import tt_round
 from keras_tensornet.layers import TTDense
 from keras_tensornet.networks import Network
 
-FORMATS = ("tt", "ttm")
-
 
 def to_t3f(layer):
     """The cores of a built tensor-train layer as a `t3f.TensorTrain`, a copy of their values.
 
     Args:
-        layer: a layer of format "tt" or "ttm", such as `TTDense`, `TTConv2D` or `TTMConv2D`.
+        layer: a layer whose cores are an open chain: of format "tt" or "ttm", such as `TTDense`,
+            `TTConv2D` or `TTMConv2D`, or of any other format with such labels.
 
     Returns:
         A `t3f.TensorTrain` in the dtype of the cores; which axes it has is in the table above.
@@ -59,7 +58,7 @@ def from_t3f(tt, like=None, **options):
 
     Args:
         tt: a `t3f.TensorTrain`, eager.
-        like: a built layer of format "tt" or "ttm" whose modes the train has; the new layer is of
+        like: a built layer, its cores an open chain, whose modes the train has; the new layer is of
             its class, with its settings and its bias, and the ranks of the train. `like` is left
             as it was. Without it `tt` must be a TT-matrix and becomes a `TTDense`.
         **options: arguments of the new layer, such as `activation`, `name` or `implementation`.
@@ -106,7 +105,7 @@ def _import_t3f():
 def _chain_of(layer) -> Network:
     """The network of a layer that is an open chain."""
     network = layer.network
-    if network.name not in FORMATS:
+    if not _is_open_chain(network):
         raise ValueError(
             "A t3f train is an open chain of cores, format 'tt' or 'ttm'. Received: layer "
             f"'{layer.name}' with the network {network}. Decompose its kernel into a layer of "
@@ -115,9 +114,22 @@ def _chain_of(layer) -> Network:
     return network
 
 
+def _is_open_chain(network: Network) -> bool:
+    """Whether each core is (bond, modes, bond), sharing the bonds with its neighbours alone."""
+    modes, cores = set(network.mode_labels), network.cores
+    ends = [cores[0][0], *(core[-1] for core in cores)]
+    return (
+        all(len(core) > 2 and modes.issuperset(core[1:-1]) for core in cores)
+        and [core[0] for core in cores] == ends[:-1]
+        and len(set(ends)) == len(ends)
+        and not modes.intersection(ends)
+        and network.size[ends[0]] == network.size[ends[-1]] == 1
+    )
+
+
 def _train_shapes(network: Network) -> list[tuple[int, ...]]:
     """The shape of each core in t3f: (r, n, r'), or (r, i, o, r') in a TT-matrix."""
-    if network.name == "tt":
+    if all(len(core) == 3 for core in network.cores):
         return list(network.core_shapes)
     outputs = set(network.out_labels)
     shapes: list[tuple[int, ...]] = []
@@ -170,8 +182,15 @@ def _twin_of(like, cores: list[np.ndarray], ranks: tuple[int, ...], options: dic
         raise ValueError(
             f"The modes of `tt` must be those of `like`, {wanted}, core by core. Received: {modes}."
         )
-    config = like.get_config() | {"rank": ranks or 1} | options
-    layer = type(like).from_config(config)
+    config = like.get_config()
+    if config.get("network") is not None:
+        ends = [core[-1] for core in like.network.cores[:-1]]
+        sizes = dict(like.network.sizes) | dict(zip(ends, ranks, strict=True))
+        bonds = tuple(sizes[bond] for bond in like.network.bonds)
+        config["network"] = like.network.with_ranks(bonds).to_config()
+    else:
+        config["rank"] = ranks or 1
+    layer = type(like).from_config(config | options)
     build_config = like.get_build_config()
     layer.build(build_config["input_shape"])
     return layer

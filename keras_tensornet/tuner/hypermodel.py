@@ -201,7 +201,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         return rewrite_model(dense, lambda layer, path: layers.get(path))
 
     def _arguments(self, target: Target, format: str) -> dict:
-        defaults = target.row.arguments.get(format, {}) if self.trained else {}
+        defaults = target.row.arguments(format) if self.trained else {}
         chosen = {} if self.arguments is None else dict(self.arguments(target.path, format) or {})
         return {**defaults, **chosen}
 

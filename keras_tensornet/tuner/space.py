@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from keras_tensornet import formats, validation
 
 TBASIS = "tbasis"
-# Formats whose decompositions choose ranks by a share of energy at little cost; CP and block terms
-# would have to try one rank after another.
-BY_ENERGY = ("tr", "tt", "ttm", "tucker", "ht")
 ALL_LAYERS = ""
 STAGE = re.compile(r"^(?:.*?/)?((?:stage|block|group|layer|conv)_?\d+)")
 
@@ -98,7 +95,7 @@ class Space:
         if name == TBASIS:
             size = _integer(hp, "tbasis_size", self.basis_size)
             return Choice(name, size=size, rank=_integer(hp, "tbasis_rank", self.rank))
-        if trained and self.energy is not None and name in BY_ENERGY:
+        if trained and self.energy is not None and not formats.get(name).ranks_by_trial:
             values = {g: _number(hp, _named(f"{name}_energy", g), self.energy) for g in groups}
             return Choice(name, "energy", values)
         values = {group: _integer(hp, _named(f"{name}_rank", group), self.rank) for group in groups}

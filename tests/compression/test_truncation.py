@@ -22,6 +22,10 @@ def all_layers():
     yield "TRDense", layers.TRDense(12, rank=4, **modes), (None, 12)
     yield "TTDense", layers.TTDense(12, rank=4, in_modes=(3, 2, 2), out_modes=(3, 2, 2)), (None, 12)
     yield "own", layers.FactorizedDense(12, network=own), (None, 12)
+    yield "TuckerDense", layers.TuckerDense(12, rank=3, **modes), (None, 12)
+    yield "CPDense", layers.CPDense(12, rank=9, **modes), (None, 12)
+    yield "BTConv2D", layers.BTConv2D(6, 3, rank=(2, 3)), (None, 5, 5, 5)
+    yield "HTDense", layers.HTDense(12, rank=4, **modes), (None, 12)
     yield "TRConv2D", layers.TRConv2D(6, 3, rank=3, groups=2), (None, 5, 5, 4)
     yield "TTConv2D", layers.TTConv2D(6, 3, rank=3, data_format="channels_first"), (None, 4, 5, 5)
     yield "TTEmbedding", layers.TTEmbedding(57, 12, rank=4, in_modes=(4, 4, 4)), (None,)
@@ -68,7 +72,7 @@ def test_rounding_lowers_ranks_and_keeps_everything_else(layer, shape):
     if not layer.built:
         layer.build(shape)
     if layer.network.name == "custom":
-        with pytest.raises(ValueError, match="Rounding is for chains"):
+        with pytest.raises(ValueError, match="Rounding is for layers of a named format"):
             round_layer(layer, rank=2)
         return
     for rule, bound in (({"eps": 0.2}, 0.2), ({"eps": 0.0}, 1e-6), ({"energy": 1.0}, 1e-6)):

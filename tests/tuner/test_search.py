@@ -224,10 +224,10 @@ def test_energy_near_one_keeps_the_trained_outputs():
     target = find_targets(model)[2]
     layer = hypermodel.decompositions.layer(target, "tt", "rank", 2, {})
     assert layer.name == "fc1"
-    _, cores = hypermodel.decompositions._cores(target, "tt", "energy", 1.0, {})
-    shape = hypermodel.decompositions.shapes[("fc1", "tt", "[]")]
-    network = shape.network.with_ranks((1, *(core.shape[-1] for core in cores)))
-    merged = to_keras_layout(kernel_plan(network).run(cores, np), shape.modes, np)
+    ((key, form),) = hypermodel.decompositions.forms.items()
+    rank, cores = hypermodel.decompositions._cores(key, target, form, "energy", 1.0)
+    network = form.network(rank)[1]
+    merged = to_keras_layout(kernel_plan(network).run(cores, np), form.modes, np)
     np.testing.assert_allclose(merged, kernel_array(target), atol=1e-5)
 
 

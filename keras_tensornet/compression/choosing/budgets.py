@@ -12,23 +12,18 @@ of e alone would give up whole layers, for which a network has no use at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from keras_tensornet import ranks
+from keras_tensornet import formats, ranks
 from keras_tensornet.compression.choosing.costs import Costs
 from keras_tensornet.compression.choosing.subjects import Candidate, Form, Subject
-from keras_tensornet.formats import Rank
 
 # Relative errors at which decompositions are tried.
 TRIALS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
           0.85, 0.9, 0.95)  # fmt: skip
 BETWEEN = 5
-# Formats that find ranks for an error by trying ranks; for them only a grid of ranks is tried. How
-# an int is spelled as their rank: block terms with two blocks.
-BY_RANK: dict[str, Callable[[int], Rank]] = {"cp": int, "bt": lambda rank: (2, rank)}
 RANK_TRIALS = 10
 MOST_RANK = 4096
 # A layer of which less than this share of energy is kept counts as lost.
@@ -165,7 +160,7 @@ def _trials(subject: Subject, form: Form) -> list[list[Candidate]]:
     are equal ranks; both are tried.
     """
     families = [[{"rank": rank} for rank in _rank_grid(subject, form)]]
-    if form.format not in BY_RANK:
+    if not formats.get(form.format).ranks_by_trial:
         families.append([{"rank": 1}, *({"eps": eps} for eps in TRIALS)])
     return [_family(subject, form, wanted) for wanted in families]
 
@@ -180,7 +175,7 @@ def _family(subject: Subject, form: Form, wanted: list[dict]) -> list[Candidate]
 
 def _rank_grid(subject: Subject, form: Form) -> list:
     """Ranks in equal ratios from 1 to the largest that is smaller than the dense kernel."""
-    spell = BY_RANK.get(form.format, int)
+    spell = formats.get(form.format).trial_rank
 
     def fits(rank: int) -> bool:
         return form.network(spell(rank))[1].num_params < subject.dense.params

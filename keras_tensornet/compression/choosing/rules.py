@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tensornet import ranks, validation
+from keras_tensornet import formats, ranks, validation
 from keras_tensornet.compression.choosing.budgets import rounded
 from keras_tensornet.compression.choosing.subjects import Candidate, Form, Subject
 from keras_tensornet.decompositions import hosvd
@@ -21,8 +21,6 @@ from keras_tensornet.decompositions.arguments import read_rule
 
 LOCAL = ("rank", "energy", "eps", "ratio", "vbmf")
 BUDGETS = ("params", "flops", "latency")
-# Formats that `format="auto"` chooses among: the ones that are good for trained kernels and quick.
-AUTO_FORMATS = ("tt", "tucker", "tr", "cp", "ttm")
 
 
 @dataclass(frozen=True)
@@ -114,21 +112,21 @@ def rank_of_ratio(subject: Subject, form: Form, rule: Rule):
 
 
 def _by_vbmf(subject: Subject, form: Form) -> Candidate:
-    """Ranks by variational Bayes: Kim et al.'s two channel ranks, and what follows from them.
+    """Ranks by variational Bayes: the format's own, or what follows from those of Tucker.
 
-    Tucker takes the EVBMF ranks of the input and output unfoldings as they are (Kim et al. 2016);
-    a train whose channels are whole takes those of its cuts. Any other format has no bond that is a
-    matrix rank, and gets the ranks whose error equals that of the Tucker decomposition.
+    Formats with bonds that are ranks of a matrix, such as Tucker and trains with whole channels,
+    say themselves which (`Format.vbmf_rank`). Any other gets the ranks whose error equals that of
+    the Tucker decomposition with the EVBMF ranks of the input and output unfoldings (Kim et al.
+    2016).
     """
     kernel = np.asarray(subject.kernel, dtype="float64").reshape(-1, *subject.kernel_shape[-2:])
     if form.modes.order or form.modes.groups > 1:
         kernel = np.asarray(subject.kernel, dtype="float64").reshape(1, *_matrix_shape(form))
+    own = formats.get(form.format).vbmf_rank
+    rank = own(kernel, form.modes) if own else None
+    if rank is not None:
+        return subject.decompose(form, rank=rank)
     inner, outer = ranks.vbmf_ranks(kernel, axes=(1, 2))
-    whole = len(form.modes.in_modes) == len(form.modes.out_modes) == 1
-    if form.format == "tucker" and whole:
-        return subject.decompose(form, rank=(inner, outer))
-    if form.format == "tt" and whole and form.modes.groups == 1 and not form.modes.order:
-        return subject.decompose(form, rank=_train_ranks(kernel, form))
     core = hosvd(kernel, ranks=(inner, outer), axes=(1, 2))[0]
     kept = min(1.0, float(np.sum(core**2) / np.sum(kernel**2)))
     return subject.decompose(form, eps=min(math.sqrt(1.0 - kept), 0.999))
@@ -137,13 +135,3 @@ def _by_vbmf(subject: Subject, form: Form) -> Candidate:
 def _matrix_shape(form: Form) -> tuple[int, int]:
     inputs = math.prod(form.modes.kernel_size) * form.modes.in_size
     return inputs, form.modes.groups * form.modes.out_size
-
-
-def _train_ranks(kernel: np.ndarray, form: Form) -> tuple[int, ...]:
-    # (taps, in, out) -> (in, *spatial modes, out): the order of the train's cores
-    spatial = [math.prod(extents) for extents in form.modes.spatial]
-    tensor = np.moveaxis(kernel, 1, 0).reshape(kernel.shape[1], *spatial, kernel.shape[2])
-    return tuple(
-        ranks.evbmf_rank(tensor.reshape(math.prod(tensor.shape[:cut]), -1))
-        for cut in range(1, tensor.ndim)
-    )

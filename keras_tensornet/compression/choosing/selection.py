@@ -63,7 +63,7 @@ class Selection:
         format = settings.pop("format", self.format)
         arguments = {name: value for name, value in settings.items() if name not in RULE_NAMES}
         found, reason = [], ""
-        for name in rules.AUTO_FORMATS if format == AUTO else (format,):
+        for name in formats.automatic() if format == AUTO else (format,):
             try:
                 found.append(subject.form(formats.get(name).name, arguments))
             except (ValueError, TypeError) as error:

@@ -33,7 +33,7 @@ from keras_tensornet.kernels import (
     relative_error,
 )
 from keras_tensornet.modes import KernelModes
-from keras_tensornet.networks import Network, largest_useful_ranks
+from keras_tensornet.networks import Network
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,7 @@ class Form:
 
     def network(self, rank: Rank) -> tuple[Rank, Network]:
         """The network at a rank, ranks above what the modes allow cut, and the rank as used."""
-        entry = formats.get(self.format)
-        network = entry.build(self.modes, rank)
-        for _ in range(3):  # cutting a rank to a full mode may change which cores there are
-            useful = network.with_ranks(largest_useful_ranks(network))
-            rank = entry.rank_argument(useful)
-            again = entry.build(self.modes, rank)
-            if again == network:
-                break
-            network = again
-        return rank, network
+        return formats.get(self.format).fit(self.modes, rank)
 
 
 @dataclass(frozen=True)
@@ -141,7 +132,7 @@ class Subject:
             ValueError: if the layer does not come in that format or the arguments do not fit.
         """
         row = self.target.row
-        arguments = {**row.arguments.get(format, {}), **(arguments or {})}
+        arguments = {**row.arguments(format), **(arguments or {})}
         if _pointwise(self.kernel_shape) and "spatial" not in arguments:
             arguments["spatial"] = "joint"
         key = format + json.dumps(arguments, sort_keys=True, default=str)
@@ -161,7 +152,7 @@ class Subject:
     def dense_costs(self) -> Costs:
         """The costs of the dense kernel with FLOPs and time."""
         if not self.forms:
-            self.form("tr")
+            self.form(formats.DEFAULT)
         return self.dense
 
     def decompose(
