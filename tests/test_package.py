@@ -15,7 +15,7 @@ ROOT = Path(keras_tensornet.__file__).parent
 LEVELS = {
     0: ("validation", "modes", "networks", "shapes", "files"),
     1: ("contraction", "decompositions", "formats", "ranks"),
-    2: ("initializers", "regularizers", "kernels", "execution", "compiled"),
+    2: ("initializers", "regularizers", "kernels", "execution", "compiled", "reading"),
     3: ("layers",),
     4: (
         "models",

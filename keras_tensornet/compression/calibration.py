@@ -7,7 +7,7 @@ others that they are not calibrated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from keras_tensornet.compression.covariance import patch_moments
 from keras_tensornet.compression.kinds import Target, find_targets
 from keras_tensornet.compression.patches import Geometry
 from keras_tensornet.layers.equations import parse_equation
+from keras_tensornet.reading import Batches, read_inputs
 
 # A Gram matrix of this side takes a quarter of a GiB; longer patches are not calibrated.
 LONGEST_PATCH = 8192
@@ -45,11 +46,11 @@ class Calibration:
     """What calibration data says of one model, to be used for several plans; see `calibrate`.
 
     Attributes:
-        data: the inputs.
+        data: the inputs, to be read again.
         known: `path -> Knowledge`.
     """
 
-    data: object
+    data: Batches
     known: Mapping[str, Knowledge]
 
 
@@ -64,9 +65,9 @@ def calibrate(model: keras.Model, data) -> Calibration:
         A `Calibration`, to be given as `calibration_data`.
 
     Raises:
-        TypeError: if the data can be read only once.
-        ValueError: if it holds no batch.
+        TypeError, ValueError: if the data does not fit the model, or holds no batch.
     """
+    data = read_inputs(model, data, name="calibration_data")
     return Calibration(data, _known(model, find_targets(model), data))
 
 
@@ -77,18 +78,19 @@ def knowledge_of(model: keras.Model, targets: list[Target], data) -> Mapping[str
     return _known(model, targets, data)
 
 
+def readable(model: keras.Model, data):
+    """Calibration data of any form, such that it can be read more than once; None stays None."""
+    if data is None or isinstance(data, Calibration):
+        return data
+    return read_inputs(model, data, name="calibration_data")
+
+
 def calibration_inputs(data):
     """The inputs of a `Calibration`, or the data itself."""
     return data.data if isinstance(data, Calibration) else data
 
 
 def _known(model: keras.Model, targets: list[Target], data) -> dict[str, Knowledge]:
-    if isinstance(data, Iterator):
-        raise TypeError(
-            "`calibration_data` is read twice, for the layers and for batch normalisation, and an "
-            f"iterator can be read once only. Received: {data!r}. Give arrays, a list of batches, "
-            "a tf.data.Dataset or a PyDataset."
-        )
     chosen = {}
     for target in targets:
         patch = _patch_of(target)

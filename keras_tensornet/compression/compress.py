@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_tensornet import formats
-from keras_tensornet.compression.calibration import calibration_inputs
+from keras_tensornet.compression.calibration import calibration_inputs, readable
 from keras_tensornet.compression.choosing import rules
 from keras_tensornet.compression.choosing.selection import decompose_each
 from keras_tensornet.compression.choosing.subjects import Candidate, Subject
@@ -81,6 +81,7 @@ def compress_model(
         "latency": latency,
         "vbmf": vbmf,
     }
+    calibration_data = readable(model, calibration_data)
     if plan is None:
         rule = rules.read_rules(given, multiple)
         _, selection = plan_with_cores(

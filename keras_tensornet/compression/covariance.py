@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_tensornet.compression.patches import RECURRENT, Geometry
 from keras_tensornet.compression.recording import Recorder, listening
+from keras_tensornet.reading import Batches, read_inputs
 from keras_tensornet.rewriting.walker import walk_layers
 
 BATCH = 64
@@ -37,38 +38,33 @@ def patch_moments(
             it for the kernel that its hidden states are multiplied by. Positions of a sequence
             that Keras' mask leaves out do not count, nor those that an input of the model named
             "padding_mask" leaves out, as models of KerasHub have it.
-        data: inputs of the model: an array, a dict or list of arrays as the model takes them, or
-            an iterable of batches (a `tf.data.Dataset`, a generator, a `PyDataset`); of a batch
-            that is a tuple the first entry is used.
-        batch_size: for arrays.
+        data: inputs of the model, as in `reading.read_inputs`.
+        batch_size: that the data is read in.
 
     Returns:
         `path -> (E[x x^T], E[x])` of shapes (groups, patch, patch) and (groups, patch), of the
         paths whose layers were called. Layers that are given one tensor have one array.
 
     Raises:
-        ValueError: if the data holds no batch.
+        TypeError, ValueError: if the data does not fit the model, or holds no batch.
     """
     paths = list(paths)
     layers = _layers(model, paths)
-    recorder = _recorded(model, layers, data, batch_size, Recorder())
+    data = read_inputs(model, data, batch_size, name="calibration_data")
+    recorder = _recorded(model, layers, data, Recorder())
     if recorder.unsteady:
-        recorder = _recorded(model, layers, data, batch_size, Recorder(share=False))
+        recorder = _recorded(model, layers, data, Recorder(share=False))
     found = {path: recorder.moments(path) for path in paths}
     return {path: moments for path, moments in found.items() if moments is not None}
 
 
-def _recorded(model, layers, data, batch_size: int, recorder: Recorder) -> Recorder:
-    empty = True
+def _recorded(model, layers, data: Batches, recorder: Recorder) -> Recorder:
     with _unchanged(model), listening(recorder, layers):
-        for batch in batches(data, batch_size):
+        for batch in data.inputs():
             recorder.start(batch)
             model(batch, training=False)
-            empty = False
             if recorder.unsteady:
                 return recorder
-    if empty:
-        raise ValueError("`calibration_data` must hold at least one batch. Received: none.")
     return recorder
 
 
@@ -99,17 +95,3 @@ def _layers(model, paths: list[str]) -> dict[str, tuple]:
         recurrent = path not in known and isinstance(layer, RECURRENT)
         found[path] = layer, Geometry(layer, recurrent), recurrent
     return found
-
-
-def batches(data, batch_size: int = BATCH):
-    """Yield the inputs of batches from arrays or from an iterable of batches."""
-    leaves = keras.tree.flatten(data) if isinstance(data, (dict, list, tuple)) else [data]
-    if all(hasattr(leaf, "shape") and hasattr(leaf, "__getitem__") for leaf in leaves):
-        for start in range(0, len(leaves[0]), batch_size):
-            part = slice(start, start + batch_size)
-            yield keras.tree.map_structure(lambda leaf, part=part: leaf[part], data)
-        return
-    if isinstance(data, keras.utils.PyDataset):
-        data = (data[index] for index in range(len(data)))
-    for batch in data:
-        yield batch[0] if isinstance(batch, tuple) else batch

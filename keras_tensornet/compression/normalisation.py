@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_tensornet.compression.covariance import batches
+from keras_tensornet.reading import read_inputs
 from keras_tensornet.rewriting.walker import rewrite_model, walk_layers
 
 BATCH = 128
@@ -50,7 +50,7 @@ def reestimate_batch_norm(model: keras.Model, data, batch_size: int = BATCH) -> 
     Args:
         model: a built model; it stays as it was.
         data: inputs for the model, as in `plan_compression`. A thousand examples are plenty.
-        batch_size: for arrays. The last batch counts by its size.
+        batch_size: that the data is read in. The last batch counts by its size.
     """
     result = rewrite_model(model, lambda layer, path: None)
     if not normalisations(result):
@@ -58,7 +58,7 @@ def reestimate_batch_norm(model: keras.Model, data, batch_size: int = BATCH) -> 
     quiet = rewrite_model(result, _without_noise)
     layers = [layer for _, layer in normalisations(quiet)]
     seen = 0
-    for batch in batches(data, batch_size):
+    for batch in read_inputs(model, data, batch_size).inputs():
         size = len(keras.tree.flatten(batch)[0])
         for layer in layers:
             layer.momentum = seen / (seen + size)  # a running mean over all examples

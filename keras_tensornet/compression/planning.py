@@ -64,8 +64,9 @@ def plan_compression(
             nothing.
         overrides: `path -> settings` of single layers: a `rank`, `energy`, `eps` or `ratio`, a
             `format`, and arguments of the layer such as `in_modes`; None keeps the layer dense.
-        calibration_data: inputs for the model (arrays, or an iterable of batches that can be read
-            twice), or a `Calibration`; ranks then look at the error of each layer's output on it.
+        calibration_data: inputs for the model in any form that `predict` or `fit` takes (see
+            `reading.read_inputs`), or a `Calibration`; ranks then look at the error of each
+            layer's output on it.
         progress: True for a bar on standard error, or `(done, total, path) -> None`.
 
     Returns:

@@ -14,6 +14,7 @@ import numpy as np
 from keras_tensornet import validation
 from keras_tensornet.export import forms, verification, writers
 from keras_tensornet.files import write_whole
+from keras_tensornet.reading import read_inputs
 from keras_tensornet.shapes import with_batch
 
 FORMATS = ("tf_saved_model", "litert", "onnx", "keras")
@@ -111,9 +112,10 @@ def export_model(
             batch dimension stays open.
         endpoints: further signatures of a SavedModel: name to the name of a layer whose output is
             served, or to a function of the model's outputs.
-        samples: inputs to compare on, as the model takes them or by name; by default 8 normal ones
-            (zeros for integer inputs).
-        calibration_data: inputs that give the ranges of int8 activations; 100 or more.
+        samples: inputs to compare on, in any form that `predict` takes or by name; by default 8
+            normal ones (zeros for integer inputs).
+        calibration_data: inputs that give the ranges of int8 activations, in the same forms; 100 or
+            more.
         tolerance: largest difference allowed, relative to the largest output; by default 1e-4,
             1e-2 for float16 and 0.25 for int8.
         verify: False writes without a check.
@@ -275,15 +277,8 @@ def _inputs(name: str, model, given) -> dict[str, np.ndarray]:
     if given is None:
         rng = np.random.default_rng(0)
         return {key: _default(tensor, rng) for key, tensor in tensors.items()}
-    if not isinstance(given, Mapping):
-        leaves = keras.tree.flatten(given) if isinstance(given, (list, tuple)) else [given]
-        given = dict(zip(tensors, leaves, strict=False)) if len(leaves) == len(tensors) else {}
-    if set(given) != set(tensors):
-        raise ValueError(
-            f"`{name}` must hold an array for each input of the model, {list(tensors)}, as a dict "
-            f"or in this order. Received: {list(given) or 'another number of arrays'}."
-        )
-    return {key: np.asarray(given[key]).astype(tensors[key].dtype) for key in tensors}
+    found = keras.tree.flatten(read_inputs(model, given, name=name).arrays().x)
+    return dict(zip(tensors, found, strict=True))
 
 
 def _default(tensor, rng) -> np.ndarray:

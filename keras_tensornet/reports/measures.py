@@ -12,6 +12,8 @@ from statistics import median
 import keras
 import numpy as np
 
+from keras_tensornet.reading import Batches, Signature
+
 WARM_UP = 2
 
 
@@ -23,14 +25,19 @@ def file_bytes(model: keras.Model) -> int:
         return path.stat().st_size
 
 
-def example_batch(model: keras.Model, data, batch_size: int):
+def example_batch(model: keras.Model, data: Batches | None, batch_size: int):
     """A batch of inputs: the first of the data, else zeros; None where shapes are unknown."""
     if data is not None:
-        return keras.tree.map_structure(lambda array: np.asarray(array[:batch_size]), data[0])
-    if any(None in tensor.shape[1:] for tensor in model.inputs):
+        return data.first(batch_size).x
+    signature = Signature.of(model)
+    if any(None in shape[1:] for shape in signature.shapes) or "string" in signature.dtypes:
         return None
-    return keras.tree.map_structure(
-        lambda tensor: np.zeros((batch_size, *tensor.shape[1:]), tensor.dtype), model.input
+    size = signature.batch_size or batch_size
+    return signature.pack(
+        [
+            np.zeros((size, *shape[1:]), dtype)
+            for shape, dtype in zip(signature.shapes, signature.dtypes, strict=True)
+        ]
     )
 
 
@@ -50,7 +57,7 @@ def latencies(models: Mapping[str, keras.Model], batch, repeats: int) -> dict[st
     return {name: 1e3 * median(values) for name, values in times.items()}
 
 
-def scores(model: keras.Model, dense: keras.Model, data) -> dict[str, float]:
+def scores(model: keras.Model, dense: keras.Model, data: Batches | None) -> dict[str, float]:
     """The metrics that the dense model was compiled with, or the accuracy of class indices.
 
     Raises:
@@ -58,16 +65,25 @@ def scores(model: keras.Model, dense: keras.Model, data) -> dict[str, float]:
     """
     if data is None:
         return {}
-    inputs, targets = data
     if model.compiled and dense.compiled:
-        return model.evaluate(inputs, targets, verbose=0, return_dict=True)
-    outputs, targets = model.predict(inputs, verbose=0), np.asarray(targets)
-    if not isinstance(outputs, np.ndarray) or targets.shape != outputs.shape[:-1]:
-        raise ValueError(
-            "A model that is not compiled is scored by the accuracy of class indices. Received: "
-            f"targets of shape {targets.shape}. Compile the dense model with metrics of your own."
-        )
-    return {"accuracy": float(np.mean(outputs.argmax(-1) == targets))}
+        return model.evaluate(**data.for_evaluate(), verbose=0, return_dict=True)
+    right = total = 0.0
+    for inputs, targets, weight in data:
+        outputs, shape = model.predict_on_batch(inputs), np.shape(targets)
+        if isinstance(outputs, np.ndarray) and shape == (*outputs.shape[:-1], 1):
+            targets, shape = targets[..., 0], outputs.shape[:-1]
+        if not isinstance(outputs, np.ndarray) or shape != outputs.shape[:-1]:
+            raise ValueError(
+                "A model that is not compiled is scored by the accuracy of class indices. "
+                f"Received: targets of shape {shape}. Compile the dense model with metrics of your "
+                "own."
+            )
+        counts = np.ones(shape)
+        if weight is not None:  # (batch,) or longer
+            counts *= np.reshape(weight, np.shape(weight) + (1,) * (len(shape) - np.ndim(weight)))
+        right += float(np.sum(counts * (outputs.argmax(-1) == targets)))
+        total += float(np.sum(counts))
+    return {"accuracy": right / max(total, 1e-12)}
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from keras_tensornet.compression.choosing.subjects import Subject
 from keras_tensornet.compression.kinds import Target, find_targets, kernel_array
 from keras_tensornet.files import write_whole
 from keras_tensornet.kernels import relative_error
+from keras_tensornet.reading import read_examples
 from keras_tensornet.reports import measures
 from keras_tensornet.reports.html import page
 from keras_tensornet.reports.plots import draw
@@ -174,8 +175,9 @@ def compression_report(
     Args:
         dense: the model before.
         compressed: the model after; layers are matched by their paths.
-        data: `(inputs, targets)` to score both models on: with the metrics that the dense model was
-            compiled with, else the accuracy of class indices. Also used as inputs for the latency.
+        data: inputs and targets to score both models on, in any form that `evaluate` takes: with
+            the metrics that the dense model was compiled with, else the accuracy of class indices.
+            Also used as inputs for the latency.
         also: `name -> model`, further models for the picture of accuracy against size.
         batch_size: of the latency.
         repeats: timed calls of each model, in turn; 0 measures no latency.
@@ -199,6 +201,7 @@ def compression_report(
             "`compressed` must come from `dense`: no layer of one is found in the other. Received: "
             f"'{dense.name}' and '{compressed.name}'."
         )
+    data = None if data is None else read_examples(dense, data, batch_size)
     batch = measures.example_batch(dense, data, batch_size)
     times = measures.latencies(models, batch, repeats)
     flops = {

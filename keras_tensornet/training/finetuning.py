@@ -7,7 +7,6 @@ and compresses again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -15,7 +14,9 @@ from keras import ops
 
 from keras_tensornet import validation
 from keras_tensornet.back_to_keras.dense import to_dense_model
+from keras_tensornet.compression.calibration import readable
 from keras_tensornet.compression.compress import compress_model
+from keras_tensornet.reading import read_examples
 from keras_tensornet.rewriting.clones import compile_like
 from keras_tensornet.rewriting.walker import rewrite_model
 
@@ -44,26 +45,30 @@ def finetune(
 
     Args:
         model: a compressed (or any other) Sequential or Functional model.
-        data: `(inputs, targets)` as arrays, or an iterable of batches that `fit` takes.
+        data: inputs, targets and perhaps sample weights in any form that `fit` takes: `(x, y)` or
+            `(x, y, sample_weight)`, a list of such batches, a `tf.data.Dataset`, a `PyDataset`, a
+            DataLoader, a generator; see `reading.read_examples`. An iterator is read once and kept
+            for all epochs, unless `steps_per_epoch` says how much of it is an epoch.
         epochs: passes over the data.
         learning_rate: its peak; it rises linearly over the first 5 % of the steps and then falls
             to zero along a cosine. Cores are products, so a rate that suits the dense model may be
             too high: halve it if the loss rises.
-        batch_size: for arrays.
-        validation_data: as in `fit`.
+        batch_size: for arrays, and for what is read once and kept.
+        validation_data: in any form that `data` may have.
         teacher: the dense model, to learn from its outputs as well (Hinton et al. 2015).
         distillation: weight in [0, 1] of the teacher against the targets.
         temperature: of the softmax of teacher and student; classifiers only.
         optimizer: instead of SGD with the schedule.
         loss, metrics: as in `compile`; by default those the model was compiled with.
         callbacks, verbose: as in `fit`.
-        steps_per_epoch: of data whose length is unknown.
+        steps_per_epoch: of data that has no end, or of which an epoch is a part. Where it is
+            missing and a data set does not know its length, it is read once to count.
 
     Returns:
         A new model of the same architecture, compiled; `model.history` holds the training's log.
 
     Raises:
-        ValueError: if there is no loss, or the number of steps is unknown.
+        ValueError: if there is no loss, or the data does not fit the model or has no end.
     """
     validation.positive_int("epochs", epochs)
     if loss is None and not model.compiled:
@@ -71,9 +76,14 @@ def finetune(
             "`finetune` needs a loss: the model is not compiled and `loss` is None. Give `loss`, "
             "for example loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
         )
+    examples = read_examples(model, data, batch_size)
+    arguments = examples.for_fit(steps_per_epoch)
+    if validation_data is not None:
+        held_out = read_examples(model, validation_data, batch_size, name="validation_data")
+        arguments |= held_out.for_validation()
     result = rewrite_model(model, lambda layer, path: None)
     if optimizer is None:
-        steps = epochs * _steps_per_epoch(data, batch_size, steps_per_epoch)
+        steps = epochs * examples.steps(steps_per_epoch)
         optimizer = keras.optimizers.SGD(_schedule(learning_rate, steps), momentum=MOMENTUM)
     if loss is None:
         compile_like(result, model, optimizer=optimizer)
@@ -83,16 +93,7 @@ def finetune(
     if teacher is not None:
         trained = _Distilled(result, teacher, distillation, temperature)
         compile_like(trained, result, optimizer=optimizer)
-    arrays = isinstance(data, tuple)
-    history = trained.fit(
-        *(data if arrays else (data,)),
-        batch_size=batch_size if arrays else None,
-        epochs=epochs,
-        validation_data=validation_data,
-        callbacks=list(callbacks),
-        steps_per_epoch=steps_per_epoch,
-        verbose=verbose,
-    )
+    history = trained.fit(**arguments, epochs=epochs, callbacks=list(callbacks), verbose=verbose)
     result.history = history
     return result
 
@@ -127,6 +128,8 @@ def gradual_compression(
     """
     if not stages:
         raise ValueError("`stages` must hold at least one round. Received: none.")
+    data = read_examples(model, data)
+    calibration_data = readable(model, calibration_data)
     current = model
     for number, stage in enumerate(stages):
         small = compress_model(to_dense_model(current), calibration_data=calibration_data, **stage)
@@ -197,17 +200,3 @@ def _schedule(peak: float, steps: int):
     return keras.optimizers.schedules.CosineDecay(
         0.1 * peak, max(1, steps - warm_up), warmup_target=peak, warmup_steps=warm_up
     )
-
-
-def _steps_per_epoch(data, batch_size: int, steps_per_epoch: int | None) -> int:
-    if steps_per_epoch is not None:
-        return validation.positive_int("steps_per_epoch", steps_per_epoch)
-    if isinstance(data, tuple):
-        return math.ceil(len(keras.tree.flatten(data[0])[0]) / batch_size)
-    try:
-        return len(data)
-    except TypeError as error:
-        raise ValueError(
-            "The schedule needs the number of steps, and the data does not tell its length. Give "
-            "`steps_per_epoch`, or an `optimizer` of your own."
-        ) from error

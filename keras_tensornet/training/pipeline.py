@@ -13,9 +13,12 @@ import keras
 
 from keras_tensornet import validation
 from keras_tensornet.compression import compress_model
+from keras_tensornet.reading import read_examples
 from keras_tensornet.rewriting import rewrite_model
 from keras_tensornet.training.admm import ADMM
 
+# As in `fit`.
+BATCH = 32
 PHASES = ("ADMM training", "decomposition", "fine-tuning")
 
 
@@ -97,7 +100,8 @@ def admm_compress(
 
     Args:
         model: a trained, compiled Sequential or Functional model.
-        data: `(x, y)` or `(x, y, sample_weight)`, or a dataset as `fit` takes it.
+        data: inputs, targets and perhaps sample weights in any form that `fit` takes; an iterator
+            is read once and kept.
         validation_data: what the reports are measured on, in one of the same forms; the training
             data if it is None.
         epochs: epochs of ADMM training.
@@ -130,7 +134,7 @@ def admm_compress(
             "in all phases. Call `model.compile` first."
         )
     callback = ADMM(plan, **dict(admm or {}), **choices)
-    run = _Run(data, validation_data, dict(fit_arguments or {}))
+    run = _Run(model, data, validation_data, dict(fit_arguments or {}))
     dense = rewrite_model(model, lambda layer, path: None)
     start = run.evaluate(dense)
     _use_optimizer(dense, optimizer)
@@ -151,22 +155,20 @@ def admm_compress(
 class _Run:
     """The data of a run, and what each phase does with it."""
 
-    def __init__(self, data, validation_data, fit_arguments: dict):
-        self.data = _as_arguments("data", data)
-        self.measured = (
-            self.data
-            if validation_data is None
-            else _as_arguments("validation_data", validation_data)
-        )
-        self.validation_data = validation_data
+    def __init__(self, model, data, validation_data, fit_arguments: dict):
+        size = fit_arguments.pop("batch_size", None) or BATCH
+        self.steps = fit_arguments.pop("steps_per_epoch", None)
+        self.data = read_examples(model, data, size)
+        self.held_out = None
+        if validation_data is not None:
+            self.held_out = read_examples(model, validation_data, size, name="validation_data")
         self.fit_arguments = {"verbose": 0} | fit_arguments
 
     def evaluate(self, model) -> dict[str, float]:
         """Loss and metrics on the data that the reports are measured on."""
-        batch = {
-            key: self.fit_arguments[key] for key in ("batch_size",) if key in self.fit_arguments
-        }
-        values = model.evaluate(**self.measured, **batch, verbose=0, return_dict=True)
+        measured = self.data if self.held_out is None else self.held_out
+        steps = self.steps if self.held_out is None else None
+        values = model.evaluate(**measured.for_evaluate(steps), verbose=0, return_dict=True)
         return {name: float(value) for name, value in values.items()}
 
     def train(self, name, model, epochs: int, before: dict, callbacks) -> Phase:
@@ -175,9 +177,9 @@ class _Run:
             return Phase(name, 0, 0.0, model.count_params(), before, before)
         began = time.perf_counter()
         history = model.fit(
-            **self.data,
+            **self.data.for_fit(self.steps),
+            **({} if self.held_out is None else self.held_out.for_validation()),
             epochs=epochs,
-            validation_data=self.validation_data,
             callbacks=list(callbacks),
             **self.fit_arguments,
         ).history
@@ -186,18 +188,6 @@ class _Run:
         return Phase(
             name, trained, seconds, model.count_params(), before, self.evaluate(model), history
         )
-
-
-def _as_arguments(name: str, data) -> dict:
-    """Arguments of `fit` and `evaluate` for arrays or for a dataset."""
-    if not isinstance(data, (tuple, list)):
-        return {"x": data}
-    if len(data) not in (2, 3):
-        raise ValueError(
-            f"`{name}` must be (x, y), (x, y, sample_weight) or a dataset. Received: a "
-            f"{type(data).__name__} of length {len(data)}."
-        )
-    return dict(zip(("x", "y", "sample_weight"), data, strict=False))
 
 
 def _use_optimizer(model, optimizer) -> None:

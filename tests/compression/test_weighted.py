@@ -8,7 +8,7 @@ from keras import layers
 from keras_tensornet import formats
 from keras_tensornet.compression import weighted
 from keras_tensornet.compression.calibration import absorbs_mean, calibrate, output_scale
-from keras_tensornet.compression.covariance import batches, patch_moments
+from keras_tensornet.compression.covariance import patch_moments
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
 from keras_tensornet.compression.patches import Geometry
 from keras_tensornet.compression.weighted import (
@@ -136,16 +136,6 @@ def test_dense_and_causal_patches():
     expected = np.einsum("btp,btq->pq", patches, patches) / 24
     np.testing.assert_allclose(gram[0], expected, rtol=1e-4, atol=1e-6)
     assert Geometry(model.layers[0]).patch == 9
-
-
-def test_batches_come_from_arrays_structures_datasets_and_generators():
-    x = np.arange(10.0)
-    assert [len(batch) for batch in batches(x, 4)] == [4, 4, 2]
-    assert [batch["a"].shape for batch in batches({"a": x, "b": x}, 5)] == [(5,), (5,)]
-    assert [len(batch) for batch in batches(iter([(x, 1), (x, 2)]), 4)] == [10, 10]
-    model = keras.Sequential([layers.Input((2,)), layers.Dense(2, name="d")])
-    with pytest.raises(ValueError, match="at least one batch"):
-        patch_moments(model, ["d"], iter([]))
 
 
 def test_means_count_where_nothing_absorbs_them():
