@@ -21,6 +21,16 @@ def with_batch(shape: Iterable[int | None], batch_size: int) -> tuple[int, ...]:
     return (batch_size, *filled(extents))
 
 
+def built_shape(layer) -> tuple[int | None, ...] | None:
+    """The shape that a layer was built for; of several inputs (a sequence, its states) the first.
+
+    None if the layer has not noted one.
+    """
+    config = layer.get_build_config() or {}
+    shape = config.get("input_shape") or next(iter(config.get("shapes_dict", {}).values()), None)
+    return None if shape is None else tuple(shape)
+
+
 def rows_of(shape: Iterable[int | None]) -> int:
     """How many rows a shape of batch axes holds, open ones at `BATCH_HINT`."""
     return math.prod(extent or BATCH_HINT for extent in shape)

@@ -16,6 +16,7 @@ from keras import ops
 from keras_tensornet import formats, layers
 from keras_tensornet.layers.common import DENSE_ONLY, FactorizedMethods, settings_of
 from keras_tensornet.rewriting.walker import is_graph, walk_layers
+from keras_tensornet.shapes import built_shape
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Target:
 def _kernel_shell(cls, layer, arguments: dict):
     config = settings_of(layer, DENSE_ONLY) | {"kernel_initializer": "zeros"} | arguments
     result = cls(**config)
-    result.build(layer.get_build_config()["input_shape"])
+    result.build(built_shape(layer))
     # The initializer is only of use while building; the layer keeps the dense layer's.
     result.kernel_initializer = layer.kernel_initializer
     if layer.bias is not None:
@@ -83,9 +84,7 @@ def _embedding_shell(cls, layer, arguments: dict):
 
 def _recurrent_shell(cls, layer, arguments: dict):
     result = cls.from_config(layer.get_config() | arguments)
-    result.build(
-        layer.get_build_config().get("input_shape") or (None, None, len(layer.cell.kernel))
-    )
+    result.build(built_shape(layer) or (None, None, layer.cell.kernel.shape[0]))
     result.assign_recurrence_of(layer)
     return result
 

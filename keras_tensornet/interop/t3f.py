@@ -22,6 +22,7 @@ from keras import ops
 from keras_tensornet.decompositions import tt_round
 from keras_tensornet.layers import TTDense
 from keras_tensornet.networks import Network
+from keras_tensornet.shapes import built_shape
 
 
 def to_t3f(layer):
@@ -191,6 +192,5 @@ def _twin_of(like, cores: list[np.ndarray], ranks: tuple[int, ...], options: dic
     else:
         config["rank"] = ranks or 1
     layer = type(like).from_config(config | options)
-    build_config = like.get_build_config()
-    layer.build(build_config["input_shape"])
+    layer.build(built_shape(like))
     return layer

@@ -16,6 +16,7 @@ from keras_tensornet import validation
 from keras_tensornet.compression.kinds import Target, find_targets, left_out
 from keras_tensornet.layers.common import DENSE_ONLY, settings_of
 from keras_tensornet.rewriting.walker import rewrite_model
+from keras_tensornet.shapes import built_shape
 from keras_tensornet.tbasis import fit_tbasis, tbasis_model
 from keras_tensornet.tuner.decompositions import Decompositions
 from keras_tensornet.tuner.objective import SizeObjective, TrialMetrics
@@ -235,7 +236,7 @@ def _untrained(target: Target, format: str, rank, arguments: dict):
     """A new factorized layer for a dense one, as its initializer makes it; None if it is larger."""
     config = settings_of(target.layer, DENSE_ONLY) | {"format": format, "rank": rank} | arguments
     layer = target.row.factorized(**config)
-    layer.build(target.layer.get_build_config()["input_shape"])
+    layer.build(built_shape(target.layer))
     holder = target.row.holder(layer)
     if holder.network.num_params >= math.prod(target.row.kernel(target.layer).shape):
         return None

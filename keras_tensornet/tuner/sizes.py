@@ -14,7 +14,7 @@ from keras_tensornet.layers.common import FactorizedMethods
 from keras_tensornet.rewriting.walker import is_graph
 from keras_tensornet.serving.autotuning import interleaved_medians
 from keras_tensornet.serving.freezing import freeze, unfreeze
-from keras_tensornet.shapes import EXTENT_HINT, filled, with_batch
+from keras_tensornet.shapes import EXTENT_HINT, built_shape, filled, with_batch
 
 TRANSPOSED = (
     keras.layers.Conv1DTranspose,
@@ -85,9 +85,7 @@ def _calls(model, times: int) -> Iterator[tuple[keras.layers.Layer, int]]:
 
 
 def _flops(layer, times: int) -> int:
-    built = (layer.get_build_config() or {}) if layer.built else {}
-    # A layer on a T-Basis was built with two shapes.
-    shape = built.get("input_shape") or built.get("shapes_dict", {}).get("inputs_shape")
+    shape = built_shape(layer) if layer.built else None
     if isinstance(layer, FactorizedMethods):
         return times * layer.plan_for(batch_size=1, merged=True).flops
     if isinstance(layer, keras.layers.RNN):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from keras_tensornet.contraction import Workload, make_plan
 from keras_tensornet.layers import FactorizedEmbedding
 from keras_tensornet.networks import Network
+from keras_tensornet.shapes import built_shape
 
 # The batch that FLOPs and time are counted for; FLOPs are then divided by it.
 BATCH = 32
@@ -48,5 +49,5 @@ def workload_of(holder, layer) -> Workload | None:
     """The workload of a factorized layer for one batch; None for embeddings, which look up."""
     if isinstance(holder, FactorizedEmbedding):
         return None
-    shape = layer.get_build_config()["input_shape"]
+    shape = built_shape(layer)
     return holder.workload((BATCH, *shape[1:]), merged=True)
