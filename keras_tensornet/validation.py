@@ -9,10 +9,13 @@ from __future__ import annotations
 import numbers
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 # Frames of these packages stand between a user's line and ours when Keras builds a layer.
 NOT_THE_USER = ("keras", "keras_tensornet", "tensorflow")
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 def positive_int(name: str, value: object) -> int:
@@ -57,8 +60,24 @@ def fraction(name: str, value: object) -> float:
     return float(value)
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Within it `warn_user` says nothing, in this thread: for layers that are built as a trial.
+
+    `warnings.catch_warnings` would do that for the whole process, and two threads that leave it in
+    another order than they entered leave the process's filters changed.
+    """
+    token = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
 def warn_user(message: str) -> None:
     """Warn at the user's own line: the innermost one outside this package and Keras."""
+    if _QUIET.get():
+        return
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and _package(frame) in NOT_THE_USER:
         frame, level = frame.f_back, level + 1

@@ -139,6 +139,19 @@ def test_no_prints_asserts_or_endless_files(path):
             assert room_of(path) in MAY_PRINT, f"{path}:{node.lineno}: print"
 
 
+# LiteRT's converter warns of what we have chosen; export runs in no threads of ours.
+MAY_FILTER_WARNINGS = ("export/writers.py",)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_the_filters_of_warnings_belong_to_the_process(path):
+    # catch_warnings in two threads may leave the whole process deaf: use validation.quietly.
+    for node in ast.walk(parsed(path)):
+        name = getattr(node, "attr", None) or getattr(node, "id", None)
+        if name in ("catch_warnings", "simplefilter", "filterwarnings", "resetwarnings"):
+            assert str(path) in MAY_FILTER_WARNINGS, f"{path}:{node.lineno}: {name}"
+
+
 def test_importing_prints_nothing_and_changes_nothing():
     script = """
 import os, warnings, numpy, keras

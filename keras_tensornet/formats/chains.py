@@ -75,7 +75,7 @@ def decompose_train(tensor: np.ndarray, network: Network, ranks=None, **threshol
         groups.append(tuple(range(axis, axis + width)))
         axis += width
     if ranks:
-        threshold = {"ranks": inner_ranks(network)}
+        threshold = {"ranks": inner_ranks(network), "pad": True}
     return decompositions.grouped_tt_svd(tensor, groups, **threshold)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from keras_tensornet import formats, validation
@@ -76,8 +74,7 @@ def settings_of(layer, without: tuple[str, ...]) -> dict:
 
 def ranks_for(cls, layer, config: dict, kernel: np.ndarray, threshold: dict):
     """The ranks that a threshold gives, in the form that the `rank` argument takes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with validation.quietly():
         probe = cls(**(config | {"rank": 1, "kernel_initializer": "zeros"}))
         probe.build(probe._input_shape_for(kernel.shape, layer))
     cores = decompose_kernel(kernel, probe.network, probe.modes, **threshold)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import keras
+
+from keras_tensornet import validation
 
 
 def clone_operation(operation, **replaced):
@@ -55,11 +55,9 @@ def compile_like(target: keras.Model, source: keras.Model, **changed) -> None:
         return
     given = getattr(source, "_compile_config", None)
     if given is None or type(source).compile is not keras.Model.compile:
-        warnings.warn(
+        validation.warn_user(
             f"{type(source).__name__} has a `compile` of its own, so how it was compiled is not "
-            "known: compile the result yourself.",
-            UserWarning,
-            stacklevel=4,
+            "known: compile the result yourself."
         )
         return
     arguments = dict(given.config)

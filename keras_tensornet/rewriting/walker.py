@@ -17,13 +17,13 @@ A path is the layer's name, after the names of the models and wrappers that hold
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import keras
 from keras.src.models.functional import Functional  # no public name; clone_model needs the same
 
+from keras_tensornet import validation
 from keras_tensornet.rewriting.clones import clone_operation, compile_like
 from keras_tensornet.rewriting.state import copy_state, copy_trainable
 
@@ -295,10 +295,8 @@ def _as_class(cloned, model):
         return cloned
     if kind.__init__ in (keras.Model.__init__, Functional.__init__):
         return kind(cloned.input, cloned.output, name=model.name)
-    warnings.warn(
+    validation.warn_user(
         f"{kind.__name__} builds its own graph in __init__, so the result is a plain Functional "
-        f"model: methods that {kind.__name__} adds are not on it.",
-        UserWarning,
-        stacklevel=5,
+        f"model: methods that {kind.__name__} adds are not on it."
     )
     return cloned

@@ -9,13 +9,12 @@ and each result is kept.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from keras_tensornet import formats
+from keras_tensornet import formats, validation
 from keras_tensornet.compression.choosing.subjects import Form, Subject
 from keras_tensornet.compression.kinds import Target, factorized_layer, kernel_array
 from keras_tensornet.decompositions.svd import rank_for_energy
@@ -59,8 +58,7 @@ class Decompositions:
         rank, cores = self._cores(key, target, form, by, value)
         if sum(core.size for core in cores) >= kernel_array(target).size:
             return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+        with validation.quietly():
             return factorized_layer(target, format, rank, cores, dict(form.arguments))
 
     def _cores(self, key: tuple, target: Target, form: Form, by: str, value) -> tuple:

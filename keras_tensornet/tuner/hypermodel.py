@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -128,8 +127,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         targets = self._targets(dense)
         groups = group_names(self.per_layer, (target.path for target in targets))
         choice = self.space.choose(hp, groups.values(), self.trained)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a rank above what one layer allows
+        with validation.quietly():  # a rank above what one layer allows
             if choice.format == TBASIS:
                 model = self._shared_basis(dense, choice)
             else:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from keras_tensornet import formats
+from keras_tensornet import formats, validation
 from keras_tensornet.compression.choosing.costs import Costs, workload_of
 from keras_tensornet.compression.kinds import Target, kernel_array
 from keras_tensornet.compression.weighted import (
@@ -137,8 +136,7 @@ class Subject:
             arguments["spatial"] = "joint"
         key = format + json.dumps(arguments, sort_keys=True, default=str)
         if key not in self.forms:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
+            with validation.quietly():
                 probe = row.shell(
                     row.factorized, self.target.layer, {"format": format, "rank": 1, **arguments}
                 )
@@ -194,14 +192,12 @@ class Subject:
         return rank, network, cores
 
     def _cores(self, form: Form, network: Network, quick: bool, **threshold) -> list:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            if self.metric is None:
-                return decompose_kernel(self.kernel, network, form.modes, quick, **threshold)
-            cores = weighted_decomposition(
-                self.kernel, network, form.modes, self.metric, quick, **threshold
-            )
-            return equalised(cores)
+        if self.metric is None:
+            return decompose_kernel(self.kernel, network, form.modes, quick, **threshold)
+        cores = weighted_decomposition(
+            self.kernel, network, form.modes, self.metric, quick, **threshold
+        )
+        return equalised(cores)
 
     def _error(self, form: Form, network: Network, cores: list) -> float:
         if self.metric is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
 
 import keras
 import numpy as np
@@ -65,12 +64,10 @@ class TBasis(keras.layers.Layer):
         self.supports_masking = True
         dimension = self.mode * self.rank**2
         if self.size > dimension:
-            warnings.warn(
+            validation.warn_user(
                 f"A basis of more than mode * rank^2 = {dimension} tensors cannot be independent "
                 f"and wastes parameters. Received: size={self.size}, rank={self.rank}, "
-                f"mode={self.mode}. Use size={dimension} or less, or a higher rank.",
-                UserWarning,
-                stacklevel=2,
+                f"mode={self.mode}. Use size={dimension} or less, or a higher rank."
             )
 
     @property
