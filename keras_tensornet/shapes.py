@@ -21,14 +21,14 @@ def with_batch(shape: Iterable[int | None], batch_size: int) -> tuple[int, ...]:
     return (batch_size, *filled(extents))
 
 
-def built_shape(layer) -> tuple[int | None, ...] | None:
+def built_shape(layer) -> tuple[int | None, ...]:
     """The shape that a layer was built for; of several inputs (a sequence, its states) the first.
 
-    None if the layer has not noted one.
+    Empty if the layer has not noted one.
     """
     config = layer.get_build_config() or {}
     shape = config.get("input_shape") or next(iter(config.get("shapes_dict", {}).values()), None)
-    return None if shape is None else tuple(shape)
+    return tuple(shape or ())
 
 
 def rows_of(shape: Iterable[int | None]) -> int:

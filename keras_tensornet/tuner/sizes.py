@@ -85,7 +85,7 @@ def _calls(model, times: int) -> Iterator[tuple[keras.layers.Layer, int]]:
 
 
 def _flops(layer, times: int) -> int:
-    shape = built_shape(layer) if layer.built else None
+    shape = built_shape(layer) if layer.built else ()
     if isinstance(layer, FactorizedMethods):
         return times * layer.plan_for(batch_size=1, merged=True).flops
     if isinstance(layer, keras.layers.RNN):
@@ -94,7 +94,7 @@ def _flops(layer, times: int) -> int:
         return times * steps * sum(2 * _entries(kernel) for kernel in kernels)
     pair = [getattr(layer, name, None) for name in ("depthwise_kernel", "pointwise_kernel")]
     kernels = [kernel for kernel in (*pair, _kernel_shape(layer)) if kernel is not None]
-    if shape is None or isinstance(layer, keras.layers.Embedding) or not kernels:
+    if not shape or isinstance(layer, keras.layers.Embedding) or not kernels:
         return 0
     where = shape if isinstance(layer, TRANSPOSED) else layer.compute_output_shape(tuple(shape))
     return times * sum(2 * _entries(kernel) * _positions(layer, where) for kernel in kernels)
