@@ -16,8 +16,7 @@ from keras_tensornet.commands.errors import CommandError
 # Runs the command line in this interpreter's place, and then tells which heavy packages it loaded.
 PROBE = """
 import runpy, sys
-sys.argv = ["-m", *sys.argv[1:]]
-sys.orig_argv = [sys.executable, "-m", "keras_tensornet", *sys.argv[1:]]
+sys.argv = ["keras-tensornet", *sys.argv[1:]]
 try:
     runpy.run_module("keras_tensornet", run_name="__main__", alter_sys=True)
 finally:
@@ -47,7 +46,8 @@ def command(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["demo", "--help"], ["export", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], *([name, "--help"] for name in ("demo", "export", "plan"))],
 )
 def test_help_and_version_load_no_keras(arguments):
     done = run_python("-c", PROBE, *arguments)
@@ -148,7 +148,6 @@ def test_missing_packages_are_named_with_their_extra():
 def test_quiet_start_holds_back_what_is_written_to_the_descriptor():
     program = (
         "import os, sys\n"
-        "sys.argv[0] = 'keras-tensornet'\n"  # as a command, which imports no Keras
         "from keras_tensornet.commands.console import quiet_start\n"
         "with quiet_start():\n    os.write(2, b'greeting')\n"
         "os.write(2, b'after')\n"

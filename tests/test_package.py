@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,15 @@ ROOT = Path(keras_tensornet.__file__).parent
 LEVELS = {
     0: ("validation", "modes", "networks", "shapes", "files"),
     1: ("contraction", "decompositions", "formats", "ranks"),
-    2: ("initializers", "regularizers", "kernels", "execution", "compiled", "reading"),
+    2: (
+        "initializers",
+        "regularizers",
+        "optimizers",
+        "kernels",
+        "execution",
+        "compiled",
+        "reading",
+    ),
     3: ("layers",),
     4: (
         "models",
@@ -30,7 +39,7 @@ LEVELS = {
         "export",
         "reports",
     ),
-    5: ("cli", "commands", "demo", "tuner", "__main__", "__init__"),
+    5: ("cli", "commands", "demo", "tuner", "registration", "__main__", "__init__"),
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 # What a level may import at the top of a module, besides the standard library and this package.
@@ -169,8 +178,8 @@ assert state() == before, "importing changed the process"
 extras = {"t3f", "keras_tuner", "tensorflow_datasets", "tensorly", "onnx", "sklearn", "matplotlib"}
 assert not extras & (set(sys.modules) - loaded), extras & (set(sys.modules) - loaded)
 # Rooms that are imported when they are first used.
-assert keras_tensornet.training.ADMM and keras_tensornet.export.export_model
-assert keras_tensornet.datasets.load
+assert keras_tensornet.training.ADMM is keras_tensornet.ADMM
+assert keras_tensornet.export.export_model and keras_tensornet.datasets.load
 """
     environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3")
     run = subprocess.run(
@@ -194,3 +203,11 @@ def test_no_module_asks_for_a_format_by_its_name(path):
                 assert not isinstance(name, str) or name not in formats.FORMATS, (
                     f"{path}:{node.lineno} asks for {name!r}: make it an attribute of `Format`"
                 )
+
+
+def test_the_table_of_rooms_is_that_of_the_tree():
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in text.splitlines() if re.match(r"\| \d \|", line)]
+    told = {int(level): set(re.findall(r"`(\w+)`", rooms)) for level, rooms in rows}
+    assert told == {level: set(rooms) for level, rooms in LEVELS.items()}
+    assert {room_of(path) for path in SOURCES} == set(LEVEL_OF), "LEVELS lists what is not there"

@@ -9,9 +9,9 @@
 The layers are `keras_tensornet.layers.TBasis`, `TBasisDense`, `TBasisConv2D` and `TBasisCores`.
 """
 
+from keras_tensornet.optimizers import LinearWarmup, RoutedOptimizer, tbasis_optimizer
 from keras_tensornet.tbasis.fitting import TBasisFit, fit_kernels, fit_tbasis
 from keras_tensornet.tbasis.model import tbasis_model, to_dense_model
-from keras_tensornet.tbasis.optimizers import LinearWarmup, RoutedOptimizer, tbasis_optimizer
 from keras_tensornet.tbasis.planning import TBasisPlan, TBasisRow, plan_tbasis
 from keras_tensornet.tbasis.transfer import find_basis, load_basis, save_basis
 

@@ -1,4 +1,4 @@
-"""The recipe's two optimizers as one, and its linear warm-up (Obukhov et al. 2020, section 5).
+"""Several optimizers as one, and the two of T-Basis with their warm-up (Obukhov 2020, section 5).
 
 "In all the experiments, we train incompressible parameters with the same optimizer settings as
 prescribed by the baseline training protocol. For the rest of the learned parameters, we utilize
