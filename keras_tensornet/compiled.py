@@ -66,58 +66,113 @@ def merge_network(network: Network, modes: KernelModes, cores: Sequence):
     return _merge_kernel(network, modes)(list(cores))
 
 
-def forward_function(layer, inputs, jit_compile: bool = False) -> Callable[[], object]:
-    """A compiled function that calls a layer on fixed inputs and waits for the result."""
+def forward_function(
+    layer, inputs, jit_compile: bool = False, call: Callable | None = None
+) -> Callable[[], object]:
+    """A compiled function that calls a layer on fixed inputs and waits for the result.
+
+    Args:
+        layer: a built layer or model.
+        inputs: tensors, in the structure that the layer takes.
+        jit_compile: whether TensorFlow compiles by XLA; JAX always does.
+        call: `(inputs, training=) -> outputs`, a part of what the layer computes; all by default.
+    """
+    call = call or layer
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        run = tf.function(lambda given: layer(given, training=False), jit_compile=jit_compile)
+        run = tf.function(partial(_forward, call), jit_compile=jit_compile)
         return lambda: (run(inputs), tf.test.experimental.sync_devices())
     if backend == "jax":
         import jax
 
-        variables = _values(layer.trainable_variables), _values(layer.non_trainable_variables)
-        run = jax.jit(lambda *state: layer.stateless_call(*state, inputs, training=False)[0])
-        return lambda: run(*variables).block_until_ready()
+        variables = list(layer.variables)
+        run = jax.jit(lambda values: _with_values(variables, values, call, inputs, False))
+        return lambda: jax.block_until_ready(run(_values(variables)))
     import torch
 
     @torch.no_grad()
     def forward():
-        return layer(inputs, training=False)
+        outputs = call(inputs, training=False)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return outputs
 
     return forward
 
 
-def gradient_function(layer, inputs, jit_compile: bool = False) -> Callable[[], object]:
-    """A compiled function: a layer's forward pass and the gradient of its sum by all inputs."""
+def gradient_function(
+    layer, inputs, jit_compile: bool = False, call: Callable | None = None
+) -> Callable[[], object]:
+    """A compiled function: a layer's forward pass and the gradient of its sum.
+
+    The gradient is taken by the trainable variables, and by the inputs where they are floats;
+    arguments as in `forward_function`.
+    """
+    call = call or layer
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        @tf.function(jit_compile=jit_compile)
         def step(given):
             with tf.GradientTape() as tape:
-                tape.watch(given)
-                outputs = tf.reduce_sum(layer(given, training=True))
-            return tape.gradient(outputs, [given, *_values(layer.trainable_variables)])
+                wanted = _floats(given)
+                tape.watch(wanted)
+                total = _total(call(given, training=True))
+            return tape.gradient(total, [*wanted, *_values(layer.trainable_variables)])
 
-        return lambda: (step(inputs), tf.test.experimental.sync_devices())
+        run = tf.function(step, jit_compile=jit_compile)
+        return lambda: (run(inputs), tf.test.experimental.sync_devices())
     if backend == "jax":
         import jax
 
-        def total(trainable, given, fixed):
-            return layer.stateless_call(trainable, fixed, given, training=True)[0].sum()
+        trainable, fixed = layer.trainable_variables, layer.non_trainable_variables
+        variables = [*trainable, *fixed]
+        structure = keras.tree.flatten(inputs)
+        places = [place for place, leaf in enumerate(structure) if _is_float(leaf)]
 
-        step = jax.jit(jax.grad(total, argnums=(0, 1)))
-        trainable = _values(layer.trainable_variables)
-        fixed = _values(layer.non_trainable_variables)
-        return lambda: jax.block_until_ready(step(trainable, inputs, fixed))
+        def total(learnt, floats, others):
+            leaves = list(structure)
+            for place, leaf in zip(places, floats, strict=True):
+                leaves[place] = leaf
+            given = keras.tree.pack_sequence_as(inputs, leaves)
+            return _total(_with_values(variables, [*learnt, *others], call, given, True))
+
+        run = jax.jit(jax.grad(total, argnums=(0, 1)))
+        return lambda: jax.block_until_ready(
+            run(_values(trainable), [structure[place] for place in places], _values(fixed))
+        )
     import torch
 
-    given = inputs.detach().clone().requires_grad_(True)
-    wanted = [given, *_values(layer.trainable_variables)]
-    return lambda: torch.autograd.grad(layer(given, training=True).sum(), wanted)
+    given = keras.tree.map_structure(
+        lambda leaf: leaf.detach().clone().requires_grad_(leaf.is_floating_point()), inputs
+    )
+    wanted = [*_floats(given), *_values(layer.trainable_variables)]
+    return lambda: torch.autograd.grad(_total(call(given, training=True)), wanted)
+
+
+def _forward(call, given):
+    return call(given, training=False)
+
+
+def _with_values(variables, values, call, inputs, training: bool):
+    """The call with other values for some variables, as JAX's transformations need it."""
+    with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+        return call(inputs, training=training)
+
+
+def _total(outputs):
+    """The sum of all outputs that are floats."""
+    return sum(ops.sum(output) for output in _floats(outputs))
+
+
+def _floats(tensors) -> list:
+    return [leaf for leaf in keras.tree.flatten(tensors) if _is_float(leaf)]
+
+
+def _is_float(tensor) -> bool:
+    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
 
 
 def _values(variables: Sequence) -> list:

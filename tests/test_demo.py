@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from keras_tensornet import cli, datasets, export
-from keras_tensornet.demo import command, figure, measuring, shipping, training, twins
-from keras_tensornet.demo.measuring import Result
+from keras_tensornet.demo import command, figure, outcomes, shipping, training, twins
+from keras_tensornet.demo.outcomes import Result
 from keras_tensornet.demo.twins import Comparison, Twin
 from keras_tensornet.layers import TRDense, TTDense
 from keras_tensornet.layers.common import FactorizedMethods
@@ -24,9 +24,9 @@ pytest.importorskip("sklearn")
 
 def results():
     return [
-        Result("dense", "dense", 1000, 0.95, 0.5, {1: 0.001, 128: 0.010}),
-        Result("tr", "tensor ring", 100, 0.940, 0.25, {1: 0.0015, 128: 0.005}),
-        Result("tt", "tensor train", 50, 0.925, 0.25, {1: 0.002, 128: 0.020}),
+        Result("dense", "dense", 1000, 0.95, 0.5, {1: 1.0, 128: 10.0}),
+        Result("tr", "tensor ring", 100, 0.940, 0.25, {1: 1.5, 128: 5.0}),
+        Result("tt", "tensor train", 50, 0.925, 0.25, {1: 2.0, 128: 20.0}),
     ]
 
 
@@ -63,36 +63,27 @@ def little_networks(on_little_data, monkeypatch):
 
 
 def test_rows_compare_with_the_first():
-    table = measuring.rows(results())
-    assert all(len(row) == len(measuring.HEADER) for row in table)
+    table = outcomes.rows(results())
+    assert all(len(row) == len(outcomes.HEADER) for row in table)
     assert table[0] == ("dense", "1,000", "1.0x", "95.00%", "0.50", "1.00 1.00x", "10.00 1.00x")
     assert table[1] == ("tensor ring", "100", "10.0x", "94.00%", "0.25", "1.50 1.50x", "5.00 0.50x")
 
 
 def test_a_result_without_latencies_has_a_row():
     unfinished = [Result("dense", "dense", 1000, 0.95, 0.5)]
-    assert measuring.rows(unfinished)[0][-2:] == ("-", "-")
+    assert outcomes.rows(unfinished)[0][-2:] == ("-", "-")
 
 
 def test_best_is_the_smallest_within_a_point_of_the_best():
-    assert measuring.best(results()).name == "tr"
+    assert outcomes.best(results()).name == "tr"
     close = results()
     close[2].accuracy = 0.941
-    assert measuring.best(close).name == "tt"
+    assert outcomes.best(close).name == "tt"
 
 
 def test_the_first_epoch_traces_and_does_not_count():
-    assert measuring.epoch_seconds([9.0, 1.0, 3.0, 2.0]) == 2.0
-    assert measuring.epoch_seconds([9.0]) == 9.0
-
-
-def test_medians_are_taken_in_turn_after_one_call_each():
-    order = []
-    times = iter(range(100))
-    calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    medians = measuring.interleaved_medians(calls, repeats=3, clock=lambda: next(times))
-    assert "".join(order) == "ab" + "ab" * 3
-    assert medians == {"a": 1, "b": 1}
+    assert outcomes.epoch_seconds([9.0, 1.0, 3.0, 2.0]) == 2.0
+    assert outcomes.epoch_seconds([9.0]) == 9.0
 
 
 @pytest.mark.parametrize("dataset", datasets.NAMES)

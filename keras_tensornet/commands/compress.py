@@ -11,6 +11,7 @@ from keras_tensornet.commands.choices import RULES, add_choices, array, chosen
 from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.commands.export import load
 from keras_tensornet.files import write_whole
+from keras_tensornet.wording import parameters
 
 REPORTS = (".html", ".md", ".json", ".png", ".svg")
 
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     print(
         f"{done['output']}: {done['dense_params']:,} -> {done['params']:,} parameters "
-        f"({done['dense_params'] / done['params']:.2f}x fewer), "
+        f"({parameters(done['dense_params'], done['params'])}), "
         f"{done['dense_bytes'] / 1024:,.0f} -> {done['bytes'] / 1024:,.0f} KiB"
     )
 

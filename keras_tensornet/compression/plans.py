@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from keras_tensornet import formats
 from keras_tensornet.formats import Rank
+from keras_tensornet.wording import parameters
 
 VERSION = 1
 
@@ -223,7 +224,7 @@ def plan_table(plan: CompressionPlan) -> str:
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     before, after = plan.flops
     known = "unknown until compressed" if plan.params is None else f"{plan.params:,}"
-    ratio = "" if plan.params is None else f" ({plan.compression:.2f}x fewer)"
+    ratio = "" if plan.params is None else f" ({parameters(plan.model_params, plan.params)})"
     lines += [
         lines[1],
         f"model '{plan.model}': {plan.model_params:,} parameters -> {known}{ratio}",

@@ -1,6 +1,6 @@
 """The main job of the command line: train a dense network and its factorised twins, and compare.
 
-- `measuring`: what is measured, how, and the table; no training in it.
+- `outcomes`: what is measured, and the table; no training in it.
 - `twins`: the networks, ranks and training settings of each data set.
 - `training`: trains one network and reports each step.
 - `shipping`: keeps models whole or not at all, exports, and checks the export.

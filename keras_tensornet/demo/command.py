@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keras_tensornet.commands.console import quiet_start, require_packages
 from keras_tensornet.commands.errors import CommandError
-from keras_tensornet.demo import measuring, shipping
+from keras_tensornet.demo import outcomes, shipping
 
 DATASETS = ("digits", "mnist", "cifar10")
 PACKAGES = {"rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{epochs} epoch{'s' if epochs > 1 else ''}, seed {arguments.seed}"
     )
     models: dict = {}
-    results: list[measuring.Result] = []
+    results: list[outcomes.Result] = []
     try:
         _train_all(job, data, epochs, arguments.seed, out, models, results, progress_console)
     except KeyboardInterrupt:
@@ -101,7 +101,7 @@ def _train_all(job, data, epochs, seed, out, models, results, console) -> None:
         bar.update(task, total=1, completed=1)
 
 
-def _show(console, heading: str, results: list[measuring.Result], out: Path | None) -> None:
+def _show(console, heading: str, results: list[outcomes.Result], out: Path | None) -> None:
     """Print the table, and draw the figure where a folder is kept."""
     from rich import box
     from rich.table import Table
@@ -113,9 +113,9 @@ def _show(console, heading: str, results: list[measuring.Result], out: Path | No
         caption=LATENCY_NOTE if results[0].latency else None,
         caption_justify="left",
     )
-    for position, title in enumerate(measuring.HEADER):
+    for position, title in enumerate(outcomes.HEADER):
         table.add_column(title, justify="right" if position else "left", no_wrap=True)
-    for row in measuring.rows(results):
+    for row in outcomes.rows(results):
         table.add_row(*row)
     console.print(table)
     if out is not None:
@@ -124,11 +124,11 @@ def _show(console, heading: str, results: list[measuring.Result], out: Path | No
         figure.draw(results, heading, out / "accuracy_vs_parameters.png")
 
 
-def _ship(console, models: dict, results: list[measuring.Result], data, out: Path | None) -> int:
+def _ship(console, models: dict, results: list[outcomes.Result], data, out: Path | None) -> int:
     """Export the best twin and compare it with itself in a clean process."""
-    chosen = measuring.best(results[1:])
+    chosen = outcomes.best(results[1:])
     console.print(
-        f"Best twin: {chosen.title} (the smallest within {measuring.ACCURACY_MARGIN:.0%} of the "
+        f"Best twin: {chosen.title} (the smallest within {outcomes.ACCURACY_MARGIN:.0%} of the "
         "best twin's accuracy), exported as SavedModel.",
         soft_wrap=True,
     )

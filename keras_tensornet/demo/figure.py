@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_tensornet.demo.measuring import Result
+from keras_tensornet.demo.outcomes import Result
 from keras_tensornet.demo.shipping import write_whole
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import keras
 
-from keras_tensornet.compiled import forward_function
 from keras_tensornet.datasets import ImageData, batches
-from keras_tensornet.demo.measuring import BATCH_SIZES, Result, epoch_seconds, interleaved_medians
+from keras_tensornet.demo.outcomes import BATCH_SIZES, Result, epoch_seconds
 from keras_tensornet.demo.twins import Twin
-from keras_tensornet.serving.freezing import freeze, unfreeze
+from keras_tensornet.serving.latency import measure_models
 
 # Called with the steps done so far and the accuracy of the last epoch, or None before its end.
 Report = Callable[[int, float | None], None]
@@ -72,26 +71,18 @@ def train(
 
 
 def measure_latencies(models: dict[str, keras.Model], results: list[Result], data, repeats) -> None:
-    """Fill in `result.latency`: seconds of the compiled forward pass, all networks in turn.
+    """Fill in `result.latency`: milliseconds of one batch, all networks in turn, as served.
 
-    Factorised layers are frozen for it, as for serving: their cores are merged once, beforehand,
-    where the plan for this batch size merges them at all.
+    Factorised layers are frozen for it: their cores are merged once, beforehand, where the plan for
+    this batch size merges them at all.
 
     Args:
         models: by the name of their result; left as they were.
         results: of those models; changed in place.
         data: whose test images are the inputs.
-        repeats: measurements of each.
+        repeats: least number of measurements of each.
     """
     for size in BATCH_SIZES:
-        images = keras.ops.convert_to_tensor(data.x_test[:size])
-        calls = {}
-        for name, model in models.items():
-            calls[name] = forward_function(freeze(model, size), images)
-        try:
-            medians = interleaved_medians(calls, repeats)
-        finally:
-            for model in models.values():
-                unfreeze(model)
+        timing = measure_models(models, size, data.x_test[:size], repeats=repeats)
         for result in results:
-            result.latency[size] = medians[result.name]
+            result.latency[size] = timing.milliseconds(result.name)

@@ -3,20 +3,20 @@
 `verification` passes this file's text to a fresh interpreter, so nothing in it may import this
 package, and the package is blocked before any other library is imported:
 
-    python -c TEXT FORMAT FILE INPUTS OUTPUTS BATCH BLOCK
+    python -c TEXT FORMAT FILE INPUTS OUTPUTS BATCH BLOCK MEASURING
 
     FORMAT   "tf_saved_model", "litert", "onnx" or "keras"
     FILE     the exported file or folder
     INPUTS   .npz, a batch of each named input
-    OUTPUTS  .npz that is written: each output, and "seconds_per_call", the median of REPEATS
+    OUTPUTS  .npz that is written: each output, and "seconds_per_call", a median
     BATCH    number of examples in the calls whose time is taken
     BLOCK    1 to block the package, 0 not to
+    MEASURING  path of `serving/measuring.py`, which needs the standard library only
 """
 
 import importlib
-import statistics
+import importlib.util
 import sys
-import time
 
 BLOCKED = "keras_tensornet"
 REPEATS = 20
@@ -100,7 +100,16 @@ def load_keras(file):
     return run
 
 
-def main(format, file, inputs_file, outputs_file, batch, blocked):
+def load_measuring(path):
+    """The measuring module by its path, under a name of its own."""
+    spec = importlib.util.spec_from_file_location("measuring", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(format, file, inputs_file, outputs_file, batch, blocked, measuring):
     """Load the model, run it, take the time, write its outputs."""
     if blocked == "1":
         block()
@@ -111,15 +120,10 @@ def main(format, file, inputs_file, outputs_file, batch, blocked):
         inputs = {name: stored[name] for name in stored.files}
     outputs = run(inputs)
     shapes = {name: (int(batch), *value.shape[1:]) for name, value in inputs.items()}
-    timed = {name: np.resize(value, shapes[name]) for name, value in inputs.items()}
-    run(timed)
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run(timed)
-        seconds.append(time.perf_counter() - start)
+    given = {name: np.resize(value, shapes[name]) for name, value in inputs.items()}
+    timing = load_measuring(measuring).measure({"call": lambda: run(given)}, repeats=REPEATS)
     arrays = {f"output:{name}": value for name, value in outputs.items()}
-    np.savez(outputs_file, seconds_per_call=statistics.median(seconds), **arrays)
+    np.savez(outputs_file, seconds_per_call=timing.median["call"], **arrays)
 
 
 if __name__ == "__main__":

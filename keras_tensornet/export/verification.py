@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_tensornet.export import clean_process
+from keras_tensornet.serving import measuring
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def run_fresh(
         sent, received = Path(exchange, "inputs.npz"), Path(exchange, "outputs.npz")
         np.savez(sent, **inputs)  # type: ignore[arg-type]  # the stub sees `allow_pickle`
         arguments = [format, path.resolve(), sent, received, batch_size, int(blocked)]
+        arguments.append(Path(measuring.__file__))
         done = subprocess.run(
             [sys.executable, "-c", program, *map(str, arguments)],
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},

@@ -75,15 +75,7 @@ def _summary(report) -> str:
 
 def _tiles(report) -> list[str]:
     dense, small = report.dense, report.compressed
-    tiles = [
-        _tile(f"{report.compression:.2f}x", "fewer parameters"),
-        _tile(f"{dense.file_bytes / max(small.file_bytes, 1):.2f}x", "smaller file"),
-    ]
-    if small.flops:
-        tiles.append(_tile(f"{dense.flops / small.flops:.2f}x", "fewer FLOPs in these layers"))
-    if small.latency_ms:
-        ratio = dense.latency_ms / small.latency_ms
-        tiles.append(_tile(f"{ratio:.2f}x", f"faster, batch of {report.batch}, measured here"))
+    tiles = [_tile(*pair) for pair in report.changes()]
     name = report.score_name
     if name:
         change = small.scores[name] - dense.scores[name]
@@ -114,16 +106,20 @@ def _accuracy(report) -> list[str]:
 
 def _spectra(report) -> list[str]:
     charts = [
-        svg.spectrum(layer.path, layer.positions, layer.spectrum, layer.cut)
+        svg.spectrum(f"{layer.path}: {cut.name}", cut.positions, cut.values, cut.kept, cut.total)
         for layer in report.layers
-        if layer.format and len(layer.spectrum) > 1
+        if layer.format
+        for cut in layer.cuts
+        if cut.total > 1
     ]
     if not charts:
         return []
     return [
-        "<h2>Singular values and the cut</h2>",
-        "<p>Each kernel as a matrix of patch entries and outputs, on a logarithmic axis from 1 to "
-        "0.0001. The compressed kernel keeps the rank up to the line.</p>",
+        "<h2>What the ranks cut</h2>",
+        "<p>For each bond, the dense kernel as the matrix that the bond parts: its singular values "
+        "on a logarithmic axis from 1 to 0.0001, and a line where the rank ends; in a ring two "
+        "bonds part it, and their ranks multiply. Where an index adds up components (CP, block "
+        "terms), the norms of the components: what a smaller rank would leave out.</p>",
         f'<div class="grid-of-charts">{"".join(charts)}</div>',
     ]
 
@@ -151,8 +147,10 @@ def _left(number: int) -> str:
 
 
 def _footer(report) -> str:
+    conditions = f" ({report.conditions})" if report.conditions else ""
     versions = ", ".join(f"{name} {value}" for name, value in report.versions.items())
     return (
-        "FLOPs are those of one example, kernels merged beforehand. The error is |V - W| / |W| of "
-        f"the kernel in the Frobenius norm. Latency was measured with {versions}."
+        "FLOPs are those of one example, of the plan that runs once the model is frozen. The error "
+        "is |V - W| / |W| of the kernel in the Frobenius norm. Latency is that of the frozen "
+        f"model, as it is exported{conditions}; {versions}."
     )

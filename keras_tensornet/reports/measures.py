@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 
 import keras
 import numpy as np
 
 from keras_tensornet.reading import Batches, Signature
+from keras_tensornet.serving.latency import example_inputs, measure_models
+from keras_tensornet.serving.measuring import Timing
 
-WARM_UP = 2
+LIVE = ", unfrozen"
 
 
 def file_bytes(model: keras.Model) -> int:
@@ -25,36 +25,30 @@ def file_bytes(model: keras.Model) -> int:
         return path.stat().st_size
 
 
-def example_batch(model: keras.Model, data: Batches | None, batch_size: int):
-    """A batch of inputs: the first of the data, else zeros; None where shapes are unknown."""
-    if data is not None:
-        return data.first(batch_size).x
-    signature = Signature.of(model)
-    if any(None in shape[1:] for shape in signature.shapes) or "string" in signature.dtypes:
+def latencies(
+    models: Mapping[str, keras.Model], data: Batches | None, batch_size: int, repeats: int
+) -> Timing | None:
+    """The latency of each model, and of those with factorized layers unfrozen too, all in turns."""
+    dense = next(iter(models.values()))
+    if repeats < 1 or (data is None and "string" in Signature.of(dense).dtypes):
         return None
-    size = signature.batch_size or batch_size
-    return signature.pack(
-        [
-            np.zeros((size, *shape[1:]), dtype)
-            for shape, dtype in zip(signature.shapes, signature.dtypes, strict=True)
-        ]
-    )
+    given = None if data is None else data.first(batch_size).x
+    inputs = example_inputs(dense, batch_size, given)
+    live = {name + LIVE: model for name, model in models.items() if _merges(model)}
+    return measure_models(models, batch_size, inputs, live, repeats)
 
 
-def latencies(models: Mapping[str, keras.Model], batch, repeats: int) -> dict[str, float]:
-    """Median milliseconds of one batch for each model; the models take turns, call by call."""
-    if batch is None or repeats < 1:
-        return {}
-    for model in models.values():
-        for _ in range(WARM_UP):
-            model.predict_on_batch(batch)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(repeats):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model.predict_on_batch(batch)
-            times[name].append(time.perf_counter() - start)
-    return {name: 1e3 * median(values) for name, values in times.items()}
+def unfrozen(timing: Timing | None, name: str) -> float | None:
+    """Milliseconds of a model that is not frozen; of one without factorized layers the same."""
+    if timing is None:
+        return None
+    return timing.milliseconds(name + LIVE if name + LIVE in timing.median else name)
+
+
+def _merges(model: keras.Model) -> bool:
+    """Whether a model has layers that merge cores, so that freezing it changes something."""
+    layers = model._flatten_layers(include_self=False)
+    return any(hasattr(layer, "unfreeze") for layer in layers)
 
 
 def scores(model: keras.Model, dense: keras.Model, data: Batches | None) -> dict[str, float]:

@@ -24,8 +24,7 @@ def draw(report, path) -> None:
     _bars(bars, report)
     _spectra(spectra, report)
     _sizes(sizes, report)
-    ratio = f"{report.compression:.2f}x fewer parameters"
-    figure.suptitle(f"{report.model}: {ratio}")
+    figure.suptitle(f"{report.model}: {' '.join(report.changes()[0])}")
     figure.savefig(path, dpi=130)
 
 
@@ -43,11 +42,23 @@ def _bars(axes, report) -> None:
 def _spectra(axes, report) -> None:
     layers = [layer for layer in report.layers if layer.format]
     for layer in sorted(layers, key=lambda layer: -layer.params[0])[:MOST_SPECTRA]:
-        (line,) = axes.plot(layer.positions, layer.spectrum, label=layer.path, linewidth=1)
-        axes.axvline(layer.cut - 0.5, color=line.get_color(), linewidth=0.7, linestyle=":")
-    axes.set(xlabel="singular value (dotted: cut)", ylabel="relative to the largest", yscale="log")
+        cut = _hardest(layer.cuts)
+        if cut is None:
+            continue
+        name = f"{layer.path}: {cut.name}"
+        (line,) = axes.plot(cut.positions, cut.values, label=name, linewidth=1)
+        if cut.kept is not None:
+            axes.axvline(cut.kept - 0.5, color=line.get_color(), linewidth=0.7, linestyle=":")
+    axes.set(xlabel="singular value (dotted: rank)", ylabel="relative to the largest", yscale="log")
     if layers:
         axes.legend(fontsize=6)
+
+
+def _hardest(cuts):
+    """The cut that leaves out the largest share of its values, else the components."""
+    return max(
+        cuts, key=lambda cut: -1.0 if cut.kept is None else -cut.kept / cut.total, default=None
+    )
 
 
 def _sizes(axes, report) -> None:

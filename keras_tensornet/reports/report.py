@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_tensornet.compression.choosing.costs import Costs, workload_of
 from keras_tensornet.compression.choosing.subjects import Subject
@@ -23,12 +22,12 @@ from keras_tensornet.files import write_whole
 from keras_tensornet.kernels import relative_error
 from keras_tensornet.reading import read_examples
 from keras_tensornet.reports import measures
+from keras_tensornet.reports.cuts import Cut, cuts_of, whole_matrix
 from keras_tensornet.reports.html import page
 from keras_tensornet.reports.plots import draw
 from keras_tensornet.rewriting.walker import walk_layers
-
-# Singular values kept of each layer for the figures.
-SPECTRUM = 96
+from keras_tensornet.serving.latency import fixed_batch
+from keras_tensornet.wording import change
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,10 @@ class LayerReport:
         format: of the compressed layer, or None where it is dense.
         rank: of the compressed layer.
         params: entries of the kernel before and after.
-        flops: for one example before and after.
+        flops: for one example before and after, of the plan that runs once the layer is frozen.
         error: relative error of the kernel, |V - W| / |W| in the Frobenius norm.
-        spectrum: singular values of the kernel as a matrix (patch entries, outputs), the largest
-            being 1; thinned to `SPECTRUM` of them.
-        positions: the number of each of these singular values, from 0.
-        cut: the rank of the compressed kernel as that matrix.
+        cuts: what the ranks cut of the dense kernel; of a layer that stayed dense the singular
+            values of the matrix (inputs, outputs).
     """
 
     path: str
@@ -58,9 +55,7 @@ class LayerReport:
     params: tuple[int, int]
     flops: tuple[int, int]
     error: float
-    spectrum: tuple[float, ...] = ()
-    positions: tuple[int, ...] = ()
-    cut: int | None = None
+    cuts: tuple[Cut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,9 @@ class ModelReport:
         params: all of them.
         flops: for one example, of the layers in the table; None for further models.
         file_bytes: size of its `.keras` file.
-        latency_ms: median milliseconds of one batch, measured next to the other models in one
-            run; None where inputs are unknown.
+        latency_ms: median milliseconds of one batch, frozen as it is exported, measured in turns
+            with the other models; None where nothing was measured.
+        unfrozen_ms: the same without freezing, as the model runs while it is trained.
         scores: metric -> value on the data; empty without data.
     """
 
@@ -82,6 +78,7 @@ class ModelReport:
     flops: int | None
     file_bytes: int
     latency_ms: float | None
+    unfrozen_ms: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -93,8 +90,9 @@ class CompressionReport:
         model: name of the model.
         models: the dense and the compressed model, then further ones.
         layers: the layers that could be compressed, in the model's order.
-        batch: batch size of the latency.
+        batch: batch size of the latency and of the plans whose FLOPs are counted.
         versions: of Keras and its backend, and the number of cores.
+        conditions: how the latency was measured, in words.
     """
 
     model: str
@@ -102,6 +100,7 @@ class CompressionReport:
     layers: tuple[LayerReport, ...]
     batch: int
     versions: Mapping[str, str]
+    conditions: str = ""
 
     @property
     def dense(self) -> ModelReport:
@@ -124,18 +123,44 @@ class CompressionReport:
         names = list(self.dense.scores)
         return next((name for name in names if "acc" in name), names[0] if names else None)
 
+    def changes(self) -> list[tuple[str, str]]:
+        """What the compression changed: factors, never below 1, and the words for them."""
+        dense, small = self.dense, self.compressed
+        found = [
+            change(dense.params, small.params, "fewer parameters", "more parameters", "parameters"),
+            change(
+                dense.file_bytes, small.file_bytes, "smaller file", "larger file", "size of file"
+            ),
+        ]
+        if dense.flops and small.flops:
+            words = ("fewer FLOPs", "more FLOPs", "FLOPs")
+            found.append(change(dense.flops, small.flops, *(f"{w} in these layers" for w in words)))
+        if dense.latency_ms and small.latency_ms:
+            words = ("faster", "slower", "the time")
+            found.append(
+                change(
+                    dense.latency_ms,
+                    small.latency_ms,
+                    *(f"{word}, batch of {self.batch}, measured here" for word in words),
+                )
+            )
+        return found
+
     def to_json(self) -> str:
         """All numbers as JSON text."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     def to_markdown(self) -> str:
-        """Two tables: the models, and the layers."""
+        """Two tables, the models and the layers, and what changed in words."""
         scores = list(self.dense.scores)
-        head = ["model", "parameters", "FLOPs", "file", f"ms / batch of {self.batch}", *scores]
-        lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1))]
+        head = ["model", "parameters", "FLOPs", "file", f"ms / batch of {self.batch}", "unfrozen"]
+        lines = [_line([*head, *scores]), _line(["---"] + ["---:"] * (len(head) - 1 + len(scores)))]
         for model in self.models:
             values = [f"{model.scores.get(score, float('nan')):.4f}" for score in scores]
             lines.append(_line([model.name, *_numbers(model), *values]))
+        lines += ["", "; ".join(" ".join(pair) for pair in self.changes()) + "."]
+        if self.conditions:
+            lines.append(f"Latency: frozen as exported; {self.conditions}.")
         head = ["layer", "kernel", "format", "rank", "parameters", "after", "FLOPs", "after"]
         lines += ["", _line([*head, "kernel error"]), _line(["---"] * 4 + ["---:"] * 5)]
         for layer in self.layers:
@@ -179,8 +204,8 @@ def compression_report(
             the metrics that the dense model was compiled with, else the accuracy of class indices.
             Also used as inputs for the latency.
         also: `name -> model`, further models for the picture of accuracy against size.
-        batch_size: of the latency.
-        repeats: timed calls of each model, in turn; 0 measures no latency.
+        batch_size: of the latency. A model that was built for a batch size keeps it.
+        repeats: least number of timed calls of each model, in turn; 0 measures no latency.
 
     Returns:
         A `CompressionReport`.
@@ -190,9 +215,10 @@ def compression_report(
         ValueError: if the models share no layer that can be compressed.
     """
     models = {"dense": dense, "compressed": compressed, **(also or {})}
+    batch_size = fixed_batch(dense) or batch_size
     after = dict(walk_layers(compressed))
     layers = tuple(
-        _layer_report(target, after[target.path])
+        _layer_report(target, after[target.path], batch_size)
         for target in find_targets(dense)
         if target.path in after
     )
@@ -202,8 +228,7 @@ def compression_report(
             f"'{dense.name}' and '{compressed.name}'."
         )
     data = None if data is None else read_examples(dense, data, batch_size)
-    batch = measures.example_batch(dense, data, batch_size)
-    times = measures.latencies(models, batch, repeats)
+    timing = measures.latencies(models, data, batch_size, repeats)
     flops = {
         name: sum(layer.flops[place] for layer in layers)
         for place, name in enumerate(("dense", "compressed"))
@@ -214,28 +239,26 @@ def compression_report(
             params=model.count_params(),
             flops=flops.get(name),
             file_bytes=measures.file_bytes(model),
-            latency_ms=times.get(name),
+            latency_ms=None if timing is None else timing.milliseconds(name),
+            unfrozen_ms=measures.unfrozen(timing, name),
             scores=measures.scores(model, dense, data),
         )
         for name, model in models.items()
     )
-    return CompressionReport(dense.name, reports, layers, batch_size, measures.versions())
+    conditions = "" if timing is None else timing.conditions
+    return CompressionReport(
+        dense.name, reports, layers, batch_size, measures.versions(), conditions
+    )
 
 
-def _layer_report(target: Target, layer) -> LayerReport:
+def _layer_report(target: Target, layer, batch_size: int) -> LayerReport:
     row = target.row
     kernel = kernel_array(target)
-    matrix = kernel.astype("float64").reshape(-1, kernel.shape[-1])
-    spectrum = _singular_values(matrix)
     common: dict[str, Any] = {
         "path": target.path,
         "layer": type(target.layer).__name__,
         "kernel_shape": tuple(kernel.shape),
     }
-    top = max(float(spectrum[0]), 1e-300)
-    positions = np.unique(np.linspace(0, len(spectrum) - 1, SPECTRUM).round().astype(int))
-    common["spectrum"] = tuple((spectrum[positions] / top).tolist())
-    common["positions"] = tuple(positions.tolist())
     if type(layer) is type(target.layer) or not hasattr(row.holder(layer), "network"):
         costs = Subject(target).dense_costs()
         return LayerReport(
@@ -246,37 +269,36 @@ def _layer_report(target: Target, layer) -> LayerReport:
             flops=(costs.flops, costs.flops),
             # 0 unless the layer was trained since
             error=relative_error(keras.ops.convert_to_numpy(row.kernel(layer)), kernel),
+            cuts=(whole_matrix(kernel),),
         )
     holder = row.holder(layer)
     merged = keras.ops.convert_to_numpy(holder.kernel).astype("float64")
-    workload = workload_of(holder, target.layer)
-    before = Costs(int(kernel.size))
-    if workload is not None:
-        before = Costs.of_dense(holder.network, int(kernel.size), workload)
-    after = Costs.of(holder.network, workload)
-    values = _singular_values(merged.reshape(matrix.shape))
+    cores = [keras.ops.convert_to_numpy(core) for core in holder.cores]
     return LayerReport(
         **common,
         format=holder.network.name,
         rank=getattr(layer, "rank", None),
-        params=(before.params, after.params),
-        flops=(before.flops, after.flops),
+        params=(int(kernel.size), holder.network.num_params),
+        flops=_flops(target, holder, int(kernel.size), batch_size),
         error=relative_error(merged, kernel),
-        cut=int(np.count_nonzero(values > 1e-5 * max(float(values[0]), 1e-300))),
+        cuts=tuple(cuts_of(holder.network, holder.modes, kernel, cores)),
     )
 
 
-def _singular_values(matrix: np.ndarray) -> np.ndarray:
-    """Falling singular values by the Gram matrix of the short side: exact enough for a picture."""
-    if matrix.shape[0] < matrix.shape[1]:
-        matrix = matrix.T
-    return np.sqrt(np.maximum(np.linalg.eigvalsh(matrix.T @ matrix)[::-1], 0.0))
+def _flops(target: Target, holder, size: int, batch_size: int) -> tuple[int, int]:
+    """FLOPs of one example, dense and in the plan that a frozen layer runs for that batch."""
+    workload = workload_of(holder, target.layer)
+    if workload is None:
+        return 0, 0
+    dense = Costs.of_dense(holder.network, size, workload).flops
+    shape = (batch_size, *target.layer.get_build_config()["input_shape"][1:])
+    return dense, holder.plan_for(merged=True, input_shape=shape).flops // batch_size
 
 
 def _numbers(model: ModelReport) -> list[str]:
-    latency = "" if model.latency_ms is None else f"{model.latency_ms:.2f}"
+    times = ["" if ms is None else f"{ms:.2f}" for ms in (model.latency_ms, model.unfrozen_ms)]
     flops = "" if model.flops is None else f"{model.flops:,}"
-    return [f"{model.params:,}", flops, f"{model.file_bytes / 1024:,.0f} KiB", latency]
+    return [f"{model.params:,}", flops, f"{model.file_bytes / 1024:,.0f} KiB", *times]
 
 
 def _line(cells: list[str]) -> str:

@@ -37,8 +37,8 @@ def bars(rows: list[tuple[str, float, float, str]]) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def spectrum(label: str, positions, values, cut: int | None) -> str:
-    """Singular values on a logarithmic axis, with a line where the compressed rank ends."""
+def spectrum(label: str, positions, values, kept: int | None, total: int) -> str:
+    """Falling values on a logarithmic axis, with a line where the rank ends."""
     width, height, edge = SPECTRUM_WIDTH, SPECTRUM_HEIGHT, 18
     floor = 1e-4
     last = max(positions[-1], 1)
@@ -52,8 +52,8 @@ def spectrum(label: str, positions, values, cut: int | None) -> str:
 
     points = " ".join(f"{x(p):.1f},{y(v):.1f}" for p, v in zip(positions, values, strict=True))
     parts = [_open(width, height, f"Singular values of {label}")]
-    if cut is not None:
-        line = x(min(cut, last))
+    if kept is not None:
+        line = x(min(kept, last))
         parts.append(
             f'<rect x="{edge}" y="{edge}" width="{line - edge:.1f}" height="{height - 2 * edge}" '
             f'class="kept"/><line x1="{line:.1f}" x2="{line:.1f}" y1="{edge}" '
@@ -61,7 +61,7 @@ def spectrum(label: str, positions, values, cut: int | None) -> str:
         )
     parts.append(f'<polyline points="{points}" class="curve"/>')
     parts.append(f'<text x="{edge}" y="12" class="label">{escape(label[-30:])}</text>')
-    note = f"rank {cut} of {last + 1}" if cut is not None else f"{last + 1} values"
+    note = f"{total} values" if kept is None else f"{kept} of {total}"
     parts.append(f'<text x="{width - edge}" y="{height - 4}" class="note end">{note}</text>')
     return "".join([*parts, "</svg>"])
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +20,10 @@ from keras import ops
 from keras_tensornet import validation
 from keras_tensornet.compiled import forward_function, gradient_function
 from keras_tensornet.contraction import candidate_plans
+from keras_tensornet.files import write_whole
 from keras_tensornet.serving.freezing import factorized_layers, forget_compiled_functions
+from keras_tensornet.serving.measuring import measure
 from keras_tensornet.shapes import with_batch
-
-# A candidate is measured at least this often, and until this much time has gone into it.
-LEAST_REPEATS = 5
-SECONDS_EACH = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,10 +64,7 @@ class Tuning:
         """Write the choices to a JSON file, whole or not at all."""
         chosen = {found.layer: found.chosen for found in self.measurements}
         text = json.dumps({"training": self.training, "implementation": chosen}, indent=2)
-        folder = Path(path).resolve().parent
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, suffix=".tmp") as file:
-            file.write(text + "\n")
-        os.replace(file.name, path)
+        write_whole(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
     def __str__(self) -> str:
         phase = "training step" if self.training else "forward"
@@ -157,20 +149,6 @@ def apply_tuning(model: keras.Model, path: str | os.PathLike) -> keras.Model:
     return model
 
 
-def interleaved_medians(functions: Iterable[Callable[[], object]]) -> list[float]:
-    """Median seconds of each function, measured in turns so that drifts hit all alike."""
-    functions = list(functions)
-    for function in functions:
-        function()
-    times: list[list[float]] = [[] for _ in functions]
-    while sum(map(sum, times)) < SECONDS_EACH * len(functions) or len(times[0]) < LEAST_REPEATS:
-        for function, taken in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in times]
-
-
 def _measure(layer, shape, training, candidates, jit_compile) -> tuple:
     """Median milliseconds of the layer's best candidates, and the predicted choice."""
     plan = layer.plan_for(training=training, input_shape=shape)
@@ -182,17 +160,16 @@ def _measure(layer, shape, training, candidates, jit_compile) -> tuple:
     rng = np.random.default_rng(0)
     inputs = ops.convert_to_tensor(rng.normal(size=shape), dtype=layer.compute_dtype)
     make = gradient_function if training else forward_function
+    calls = {}
     try:
-        functions = []
         for chain in chains:
             layer.implementation = chain
-            function = make(layer, inputs, jit_compile)
-            function()
-            functions.append(function)
+            calls[chain] = make(layer, inputs, jit_compile)
+            calls[chain]()  # traced while the chain is set
     finally:
         layer.implementation = before
-    seconds = interleaved_medians(functions)
-    times = sorted(zip(chains, (1e3 * each for each in seconds), strict=True), key=lambda t: t[1])
+    timing = measure(calls)
+    times = sorted(((chain, timing.milliseconds(chain)) for chain in chains), key=lambda t: t[1])
     return tuple(times), plans[0].describe()
 
 

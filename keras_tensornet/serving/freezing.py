@@ -6,6 +6,9 @@ on a live model where merging in every batch is worth saving.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import keras
 
 from keras_tensornet.kernels import lock, unlock
@@ -48,9 +51,52 @@ def unfreeze(model: keras.Model) -> keras.Model:
     return model
 
 
+@contextmanager
+def frozen(model: keras.Model, batch_size: int | None = None) -> Iterator[keras.Model]:
+    """Freeze a model within a block, and leave it as it was: layers that were frozen stay so."""
+    before = {id(layer) for layer in _freezable(model) if layer.frozen}
+    freeze(model, batch_size)
+    try:
+        yield model
+    finally:
+        if not before:
+            unfreeze(model)
+        for layer in _freezable(model):
+            if layer.frozen and id(layer) not in before:
+                layer.unfreeze()
+        forget_compiled_functions(model)
+
+
+def pinned(model: keras.Model, call: Callable[[], object]) -> Callable[[], object]:
+    """A call that sees the model's layers frozen, or not, as they are now.
+
+    Compiled functions keep what they were traced with. PyTorch looks anew in each call, where the
+    states that are pinned here are put in place and taken back.
+    """
+    if keras.backend.backend() != "torch":
+        return call
+    states = [(layer, layer._frozen) for layer in _freezable(model)]
+
+    def pinned_call():
+        now = [(layer, layer._frozen) for layer, _ in states]
+        for layer, state in states:
+            layer._frozen = state
+        try:
+            return call()
+        finally:
+            for layer, state in now:
+                layer._frozen = state
+
+    return pinned_call
+
+
 def factorized_layers(model: keras.Layer) -> list:
     """The layers of a model whose kernels are tensor networks, each once."""
     return _layers_of(model, FactorizedMethods)
+
+
+def _freezable(model: keras.Layer) -> list:
+    return _layers_of(model, (FactorizedMethods, TBasisMethods))
 
 
 def _layers_of(model: keras.Layer, kinds) -> list:

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_tensornet.compiled import forward_function
 from keras_tensornet.layers.common import FactorizedMethods
 from keras_tensornet.rewriting.walker import is_graph
-from keras_tensornet.serving.autotuning import interleaved_medians
-from keras_tensornet.serving.freezing import freeze, unfreeze
-from keras_tensornet.shapes import EXTENT_HINT, built_shape, filled, with_batch
+from keras_tensornet.serving.latency import measure_models
+from keras_tensornet.shapes import EXTENT_HINT, built_shape, filled
 
 TRANSPOSED = (
     keras.layers.Conv1DTranspose,
@@ -32,8 +30,8 @@ class ModelSize:
         flops: floating-point operations of the layers with kernels for one example, cores merged
             beforehand where the plan merges them, as in an exported model. A multiply and an add
             count as two. Unknown extents count as 32.
-        latency: median milliseconds of one compiled forward pass on this machine, frozen; None
-            where it was not measured.
+        latency: median milliseconds of one batch on this machine, frozen, see
+            `serving.latency`; None where it was not measured.
     """
 
     params: int
@@ -54,19 +52,8 @@ class ModelSize:
 
 
 def measure_latency(model: keras.Model, batch_size: int) -> float:
-    """Median milliseconds of the compiled forward pass on zeros, factorized layers frozen."""
-    inputs = keras.tree.map_structure(
-        lambda tensor: keras.ops.zeros(with_batch(tensor.shape, batch_size), tensor.dtype),
-        model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
-    )
-    was_frozen = any(getattr(layer, "frozen", False) for layer in model._flatten_layers())
-    freeze(model, batch_size)
-    try:
-        (seconds,) = interleaved_medians([forward_function(model, inputs)])
-    finally:
-        if not was_frozen:
-            unfreeze(model)
-    return 1e3 * seconds
+    """Median milliseconds of the compiled forward pass, factorized layers frozen."""
+    return measure_models({model.name: model}, batch_size).milliseconds(model.name)
 
 
 def _calls(model, times: int) -> Iterator[tuple[keras.layers.Layer, int]]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from keras_tensornet.compression import compress_model
 from keras_tensornet.reports import compression_report
+from keras_tensornet.reports.html import page
 from tests.compression.test_compress import convnet, images
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -41,14 +43,49 @@ def test_numbers_are_those_of_the_models(report, models):
     merged, kernel = small.get_layer("second").kernel, dense.get_layer("second").kernel
     expected = np.linalg.norm(merged - kernel) / np.linalg.norm(kernel)
     assert second.error == pytest.approx(expected, rel=1e-5)
-    values = np.linalg.svd(np.reshape(kernel, (-1, 12)), compute_uv=False)
-    np.testing.assert_allclose(second.spectrum, values / values[0], atol=1e-5)
-    assert second.cut == np.linalg.matrix_rank(np.reshape(merged, (-1, 12)), tol=1e-4)
+    (shown,) = by_path["first"].cuts
+    values = np.linalg.svd(np.reshape(by_first(dense), (-1, 8)), compute_uv=False)
+    np.testing.assert_allclose(shown.values, values / values[0], atol=1e-5)
+    assert (shown.kept, shown.total) == (None, 8)
     assert 0 <= report.dense.scores["accuracy"] <= 1
     assert report.compressed.latency_ms > 0 and report.dense.file_bytes > 0
-    assert report.dense.flops > report.compressed.flops
+    assert report.compressed.unfrozen_ms > 0
+    assert report.dense.unfrozen_ms == report.dense.latency_ms
+    assert "in turns" in report.conditions
+    # What runs once it is frozen: the chain of cores, or the dense operation if that is faster.
+    plan = small.get_layer("second").plan_for(32, merged=True)
+    assert second.flops[1] == plan.flops // 32
     # 8 x 9 positions, 3 x 3 x 3 patch entries, 8 filters, a multiply and an add
     assert by_path["first"].flops == (2 * 72 * 27 * 8,) * 2
+
+
+def by_first(model):
+    """The kernel of the layer that stays dense."""
+    return np.asarray(model.get_layer("first").kernel)
+
+
+def test_a_slower_model_is_called_slower(report):
+    models = [
+        replace(model, latency_ms=ms) for model, ms in zip(report.models, (1, 1.09, 1), strict=True)
+    ]
+    slower = replace(report, models=tuple(models))
+    for text in (str(slower), page(slower)):
+        words = re.sub("<[^>]*>", " ", text)
+        assert re.search(r"1\.09x\s+slower", words) and "faster" not in words
+    grown = replace(report, models=(report.models[1], report.models[0]))
+    assert "more parameters" in str(grown) and "fewer parameters" not in str(grown)
+
+
+def test_the_models_are_as_frozen_afterwards_as_before(models):
+    dense, small, _ = models
+    small.get_layer("second").freeze(4)
+    try:
+        compression_report(dense, small, repeats=1, batch_size=2)
+        assert small.get_layer("second").frozen
+    finally:
+        small.get_layer("second").unfreeze()
+    compression_report(dense, small, repeats=1, batch_size=2)
+    assert not small.get_layer("second").frozen
 
 
 def test_markdown_and_json_hold_every_layer(report):
@@ -67,7 +104,8 @@ def test_the_page_needs_no_network_and_escapes_names(report, tmp_path):
     assert "<tucker>" not in text and "&lt;tucker&gt;" in text
     assert not re.search(r"(src|href)=|url\(|@import|<script", text)
     assert set(re.findall(r"https?://[^\"' ]*", text)) == {"http://www.w3.org/2000/svg"}
-    assert text.count("<svg") == 2 + sum(layer.format is not None for layer in report.layers)
+    charts = sum(len(layer.cuts) for layer in report.layers if layer.format)
+    assert text.count("<svg") == 2 + charts > 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
 

@@ -57,7 +57,7 @@ class TBasisMethods(LayerMixin):
         self.bias: keras.Variable | None = None
         self._own_cores: TBasisCores | None = None
         self._visible_basis = None
-        self._frozen_kernel = None
+        self._frozen = None
 
     def __call__(self, inputs, basis=None, cores=None, **kwargs):
         """Check that exactly one of basis and cores is given, and note the basis' values."""
@@ -181,7 +181,7 @@ class TBasisMethods(LayerMixin):
     @property
     def frozen(self) -> bool:
         """Whether the kernel is merged beforehand, see `freeze`."""
-        return self._frozen_kernel is not None
+        return self._frozen is not None
 
     def freeze(self, basis=None, cores=None) -> None:
         """Merge once, for inference: calls use the merged kernel until `unfreeze`.
@@ -192,15 +192,15 @@ class TBasisMethods(LayerMixin):
         Args:
             basis, cores: values, as the layer is called with.
         """
-        self._frozen_kernel = ops.stop_gradient(self.merge_kernel(basis, cores))
+        self._frozen = ops.stop_gradient(self.merge_kernel(basis, cores))
 
     def unfreeze(self) -> None:
         """Undo `freeze`: compute from the basis in every call again, and allow training."""
-        self._frozen_kernel = None
+        self._frozen = None
 
     def _evaluation(self, basis, cores, training, **shapes) -> tuple:
         """The plan, the cores, and the merged kernel where the plan wants one or it is frozen."""
-        if self._frozen_kernel is None:
+        if self._frozen is None:
             cores = self._cut_cores(basis, cores)
             plan = self.plan_for(training=bool(training), **shapes)
             return plan, cores, self._merged_if(plan, cores)
@@ -210,8 +210,8 @@ class TBasisMethods(LayerMixin):
                 "keras_tensornet.unfreeze(model) first."
             )
         if self.kernel_regularizer is not None:
-            self.add_loss(self.kernel_regularizer(self._frozen_kernel))
-        return None, [], self._frozen_kernel
+            self.add_loss(self.kernel_regularizer(self._frozen))
+        return None, [], self._frozen
 
     def _plan(self, workload: Workload) -> Plan:
         return make_plan(self.ring.network, workload, self._forced or self.implementation)

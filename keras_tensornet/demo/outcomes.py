@@ -1,10 +1,9 @@
-"""What the demo measures, how, and the table that shows it. Nothing here trains or prints."""
+"""What the demo measures, and the table that shows it. Nothing here trains, measures or prints."""
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 BATCH_SIZES = (1, 128)
@@ -31,7 +30,7 @@ class Result:
         parameters: all weights, as `model.count_params()` counts them.
         accuracy: share of the test images that are classified correctly, in [0, 1].
         seconds_per_epoch: median over all epochs but the first, which also traces.
-        latency: median seconds of one inference call, by batch size; empty if it was not measured.
+        latency: median milliseconds of one batch, frozen, by batch size; empty if not measured.
     """
 
     name: str
@@ -40,29 +39,6 @@ class Result:
     accuracy: float
     seconds_per_epoch: float
     latency: dict[int, float] = field(default_factory=dict)
-
-
-def interleaved_medians(
-    calls: Mapping[str, Callable[[], object]],
-    repeats: int = 30,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
-    """The median seconds of each call; all are called in turn, so that a busy moment hits all.
-
-    Args:
-        calls: name to function without arguments, each called once before the first measurement.
-        repeats: measurements of each.
-        clock: returns seconds.
-    """
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            seconds[name].append(clock() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def epoch_seconds(durations: Sequence[float]) -> float:
@@ -96,5 +72,5 @@ def _row(result: Result, dense: Result) -> tuple[str, ...]:
 def _latency_cell(result: Result, dense: Result, size: int) -> str:
     if size not in result.latency:
         return "-"
-    milliseconds = 1e3 * result.latency[size]
-    return f"{milliseconds:.2f} {result.latency[size] / dense.latency[size]:.2f}x"
+    milliseconds = result.latency[size]
+    return f"{milliseconds:.2f} {milliseconds / dense.latency[size]:.2f}x"
