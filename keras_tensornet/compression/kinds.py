@@ -14,8 +14,9 @@ import keras
 from keras import ops
 
 from keras_tensornet import formats, layers
+from keras_tensornet.compression.ends import EMBEDDING, ends
 from keras_tensornet.layers.common import DENSE_ONLY, FactorizedMethods, settings_of
-from keras_tensornet.rewriting.walker import is_graph, walk_layers
+from keras_tensornet.rewriting.walker import walk_layers
 from keras_tensornet.shapes import built_shape
 
 
@@ -131,16 +132,26 @@ ROWS: dict[type, Row] = {
         _row("GRU", _cell_kernel_of, _recurrent_shell, holder=_cell_of),
     )
 }
-CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 def find_targets(model: keras.Model) -> list[Target]:
-    """The layers of a model that some row of the table stands for, in the model's order."""
-    return [
+    """The layers of a model that some row of the table stands for, in the model's order.
+
+    Raises:
+        ValueError: if one of them is not built.
+    """
+    targets = [
         Target(path, layer, ROWS[type(layer)])
         for path, layer in walk_layers(model)
         if type(layer) in ROWS and not getattr(layer, "quantization_mode", None)
     ]
+    for target in targets:
+        if not target.layer.built:
+            raise ValueError(
+                f"Layer '{target.path}' is not built, so it has no kernel yet, although the model "
+                "that holds it is. Call the model on data once."
+            )
+    return targets
 
 
 def left_out(
@@ -153,8 +164,9 @@ def left_out(
         targets: of the model.
         include: None for all, or a name, path, regular expression, layer class, `layer -> bool`, or
             a list of these: only what matches is compressed.
-        exclude: the same, for what stays dense. None stands for the first convolution and the
-            classifier, which the papers keep; `()` excludes nothing.
+        exclude: the same, for what stays dense. None stands for the first convolution, the
+            classifier and embeddings that `include` does not match, see `ends`; `()` excludes
+            nothing.
         named: paths that the user has given settings of their own, which always takes them in.
 
     Raises:
@@ -167,11 +179,13 @@ def left_out(
         reasons |= {t.path: "not included" for t in targets if t.path not in chosen}
     if exclude is None:
         spelled = {item for item in _as_tuple(include) if isinstance(item, str)} | set(named)
-        ends = _first_and_last(model, targets)
+        asked = set() if include is None else chosen
         reasons |= {
             path: reason
-            for path, reason in ends.items()
-            if path not in spelled and path.rsplit("/", 1)[-1] not in spelled
+            for path, reason in ends(model, [(t.path, t.layer) for t in targets]).items()
+            if path not in spelled
+            and path.rsplit("/", 1)[-1] not in spelled
+            and not (reason == EMBEDDING and path in asked)
         }
     else:
         chosen = _matching("exclude", exclude, targets)
@@ -214,34 +228,6 @@ def _as_tuple(items) -> tuple:
     if items is None:
         return ()
     return tuple(items) if isinstance(items, (list, tuple, set)) else (items,)
-
-
-def _first_and_last(model: keras.Model, targets: list[Target]) -> dict[str, str]:
-    ends = {}
-    for target in targets:
-        if isinstance(target.layer, CONVOLUTIONS):
-            ends[target.path] = "first convolution"
-            break
-    heads = {id(layer) for tensor in model.outputs for layer in _heads(tensor)}
-    ends |= {target.path: "classifier" for target in targets if id(target.layer) in heads}
-    return ends
-
-
-def _heads(tensor) -> list:
-    """The layers with kernels nearest to an output, along layers with a single input."""
-    while True:
-        operation = tensor._keras_history.operation
-        if isinstance(operation, keras.layers.TimeDistributed):
-            operation = operation.layer
-        if is_graph(operation):
-            inner = operation.outputs[tensor._keras_history.tensor_index]
-            return _heads(inner)
-        if type(operation) in ROWS:
-            return [operation]
-        node = operation._inbound_nodes[tensor._keras_history.node_index]
-        if len(node.input_tensors) != 1 or getattr(operation, "kernel", None) is not None:
-            return []
-        tensor = node.input_tensors[0]
 
 
 def factorized_layer(target: Target, format: str, rank, cores, arguments: dict):

@@ -117,6 +117,11 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         """The dense twin."""
         return keras.layers.Embedding
 
+    @property
+    def embeddings(self):
+        """The merged table, under the name that the dense twin has for it."""
+        return self.kernel
+
     def build(self, input_shape=None):
         """Create the cores; the shape of the indices does not matter."""
         if self.built:

@@ -15,6 +15,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_tensornet import keras_internals
+from keras_tensornet.rewriting.composites import MARK
+
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.generic)
 
 
@@ -43,15 +46,40 @@ def copy_state(source, target) -> None:
             new.finalize_state()
 
 
+def copy_own_state(source, target) -> None:
+    """The same for what a layer holds itself, without the layers that it holds.
+
+    The variables of the two are their own only, and so is the data in attributes: not what Keras
+    keeps on models, such as how they were compiled.
+    """
+    _carry_saved(source, target)
+    _assign(source, *(keras_internals.own_variables(layer) for layer in (source, target)))
+    names = {name for name, _ in keras_internals.attributes(source)}
+    _copy_attributes(source, target, names)
+    if source.built and callable(getattr(target, "finalize_state", None)):
+        target.finalize_state()
+
+
+def copy_own_trainable(source, target) -> None:
+    """Freeze in a clone those variables of its own that are frozen in its layer."""
+    pairs = (keras_internals.own_variables(layer) for layer in (source, target))
+    for old, new in zip(*pairs, strict=True):
+        new.trainable = old.trainable
+
+
 def copy_variables(source, target) -> None:
     """Give a layer the values of another of the same configuration, random seeds included."""
-    if len(source.variables) != len(target.variables):
+    _assign(source, source.variables, target.variables)
+
+
+def _assign(source, olds: list, news: list) -> None:
+    if len(olds) != len(news):
         raise ValueError(
-            f"The clone of layer '{source.name}' has {len(target.variables)} variables, the layer "
-            f"itself {len(source.variables)}: its configuration does not describe it fully. Put "
+            f"The clone of layer '{source.name}' has {len(news)} variables, the layer "
+            f"itself {len(olds)}: its configuration does not describe it fully. Put "
             "what is missing into `get_config`, or `get_build_config` and `build_from_config`."
         )
-    for old, new in zip(source.variables, target.variables, strict=True):
+    for old, new in zip(olds, news, strict=True):
         if tuple(old.shape) != tuple(new.shape):
             raise ValueError(
                 f"The clone of layer '{source.name}' has a variable '{new.path}' of shape "
@@ -131,10 +159,10 @@ def _overrides(layer, *names: str) -> bool:
     return any(getattr(kind, name) is not getattr(base, name) for name in names)
 
 
-def _copy_attributes(old, new) -> None:
+def _copy_attributes(old, new, names: set[str] | None = None) -> None:
     known = _attributes_of_every_layer()
     for name, value in vars(old).items():
-        if name in known or not _is_data(value):
+        if name in known or not _is_data(value) or (names is not None and name not in names):
             continue
         if name in vars(new):
             present = vars(new)[name]
@@ -145,7 +173,7 @@ def _copy_attributes(old, new) -> None:
 
 def _attributes_of_every_layer() -> set[str]:
     """Names that Keras itself keeps on any layer: build shapes, call contexts, trackers."""
-    return {*vars(keras.layers.Layer(name="any")), "_auto_config", "_lock", "_obj_type"}
+    return {*vars(keras.layers.Layer(name="any")), "_auto_config", "_lock", "_obj_type", MARK}
 
 
 def _is_data(value) -> bool:

@@ -12,7 +12,9 @@ nesting, inputs and outputs, dtype policies, frozen layers, and how the model wa
     smaller = rewrite_model(model, replace)
 
 A path is the layer's name, after the names of the models and wrappers that hold it:
-"encoder/block1/conv". Keras keeps names unique within a model only, paths are unique throughout.
+"encoder/block1/conv". Layers that other layers and subclassed models hold are reached through the
+attributes, lists and dicts that they are kept in: "encoder/_self_attention_layer/_query_dense",
+"blocks/0/ff/in" (see `keras_tensornet.rewriting.composites`).
 """
 
 from __future__ import annotations
@@ -21,40 +23,56 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import keras
-from keras.src.models.functional import Functional  # no public name; clone_model needs the same
 
-from keras_tensornet import validation
+from keras_tensornet import keras_internals, validation
+from keras_tensornet.keras_internals import Functional
+from keras_tensornet.rewriting import composites, contents, rewritten
 from keras_tensornet.rewriting.clones import clone_operation, compile_like
-from keras_tensornet.rewriting.state import copy_state, copy_trainable
+from keras_tensornet.rewriting.composites import is_composite, is_graph, is_wrapper
+from keras_tensornet.rewriting.state import (
+    copy_own_state,
+    copy_own_trainable,
+    copy_state,
+    copy_trainable,
+)
 
 Replacement: TypeAlias = keras.layers.Layer | Sequence[keras.layers.Layer] | None
 Replace = Callable[[keras.layers.Layer, str], Replacement]
 
 
-def walk_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+def walk_layers(model: keras.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Yield `(path, layer)` for every layer of a model, in the model's own order.
 
-    Nested Sequential and Functional models, `TimeDistributed` and `Bidirectional` are entered; the
-    layers inside are yielded in their place. A layer that is used several times is yielded once.
+    Models inside it, of whatever class, `TimeDistributed` and `Bidirectional` are entered; the
+    layers inside are yielded in their place. A layer that holds layers, such as
+    `MultiHeadAttention`, is yielded before them. A layer that is used several times is yielded
+    once, and what a layer of this package is made of is not entered.
+
+    Args:
+        model: a built model of any kind, or a built layer that holds layers.
 
     Raises:
-        TypeError: if the model, or one inside it, is subclassed; the message names the way out.
+        TypeError: if it is neither.
+        ValueError: if it is not built.
     """
-    yield from _walk(_checked(model), "", set())
+    yield from _walk(_checked(model), "", {id(model)}, composites.is_composite_class(model))
 
 
 def rewrite_model(model: keras.Model, replace: Replace) -> keras.Model:
     """Return a new model with some layers replaced; the given model stays as it was.
 
     Args:
-        model: a built Sequential or Functional model. It may hold models, `TimeDistributed` and
-            `Bidirectional` wrappers, shared layers, several inputs and outputs.
+        model: a built model of any kind, or a built layer that holds layers. It may hold models,
+            wrappers, shared layers, several inputs and outputs. Subclassed models and layers that
+            hold layers are built again from their `get_config`, and the replacements put into
+            what that gives; they keep their class and methods, and can be saved and loaded.
         replace: `(layer, path) -> replacement`, called once for each layer that `walk_layers`
             yields. Return None to keep the layer (it is cloned with its weights), a new layer, or
             a list of new layers to be applied one after another. New layers may be built or not;
             a built one keeps its weights. They must not be part of another model. A layer that is
             shared in `model` has one replacement, shared in the same way. Inside a wrapper a list
-            becomes a `Sequential`; a `Bidirectional` takes single layers only.
+            or another layer a list becomes a `Sequential`; a `Bidirectional` takes single layers
+            only.
 
     Returns:
         A model of the same kind and name. Layers that were kept have their names, weights, frozen
@@ -62,25 +80,23 @@ def rewrite_model(model: keras.Model, replace: Replace) -> keras.Model:
         and an optimizer of the same configuration with fresh state.
 
     Raises:
-        TypeError: if the model, or one inside it, is subclassed, or `replace` returns no layer.
-        ValueError: if the model is not built, or a layer cannot be cloned.
+        TypeError: if there is no such model, or `replace` returns no layer.
+        ValueError: if the model is not built, a layer cannot be cloned, or a layer that holds
+            layers cannot work with those that replace them.
     """
     rewriter = _Rewriter(replace)
-    result = rewriter.model(_checked(model), "")
+    result = rewriter.root(_checked(model))
     rewriter.finish()
     compile_like(result, model)
     return result
 
 
-def is_graph(layer) -> bool:
-    """Whether a layer is a model that the walker can enter."""
-    return isinstance(layer, (keras.Sequential, Functional))
-
-
 def new_inputs(model):
     """Fresh `keras.Input` tensors like those of a model, in the same structure."""
     if isinstance(model, keras.Sequential):
-        return keras.Input(**_input_arguments(model.inputs[0], model._layers[0]))
+        return keras.Input(
+            **_input_arguments(model.inputs[0], keras_internals.sequential_layers(model)[0])
+        )
     holders = {layer.output.name: layer for layer in _input_layers(model)}
     return keras.tree.map_structure(
         lambda tensor: keras.Input(**_input_arguments(tensor, holders.get(tensor.name))),
@@ -95,9 +111,12 @@ class _Rewriter:
         self.replace = replace
         self.clones: dict[int, object] = {}
         self.copies: list[tuple] = []  # (from, to): variables to copy once all layers are built
+        self.holders: list[tuple] = []  # the same for composites, without what they hold
         self.flags: list[tuple] = []  # (layer, trainable): outer models after what they hold
 
     def finish(self) -> None:
+        for source, target in self.holders:
+            copy_own_state(source, target)
         for source, target in self.copies:
             copy_state(source, target)
         for layer, trainable in reversed(self.flags):
@@ -105,8 +124,18 @@ class _Rewriter:
                 layer.trainable = trainable
         for source, target in self.copies:
             copy_trainable(source, target)
+        for source, target in self.holders:
+            copy_own_trainable(source, target)
+
+    def root(self, model):
+        """The model that is to be rewritten, as a new one."""
+        if is_graph(model):
+            return self.model(model, "")
+        usable = not isinstance(model, Functional) or contents.has_config(model)
+        return contents.copied(self, model, "") if usable else self.model(model, "")
 
     def model(self, model, path: str):
+        """A graph as a new graph."""
         if isinstance(model, keras.Sequential):
             result = self._sequential(model, path)
         else:
@@ -140,22 +169,38 @@ class _Rewriter:
     def _new_operation(self, layer, path: str):
         if not isinstance(layer, keras.layers.Layer):
             return clone_operation(layer)
-        path = _join(path, layer.name)
+        return self.operation_at(layer, _join(path, layer.name))
+
+    def operation_at(self, layer, path: str):
+        """The clone or replacement of a layer, of which the path is known."""
         if is_graph(layer):
             return self.model(_checked(layer, path), path)
-        if isinstance(layer, keras.Model):
-            raise _subclassed(layer, path)
         if type(layer) is keras.layers.TimeDistributed:
             return self._time_distributed(layer, path)
         if type(layer) is keras.layers.Bidirectional:
             return self._bidirectional(layer, path)
+        if is_composite(layer):
+            return self.composite(layer, path)
         return self._leaf(layer, path)
 
-    def _leaf(self, layer, path: str):
+    def composite(self, layer, path: str):
+        """A layer or model that holds layers by code of its own: replaced whole, or inside."""
+        chosen = None if isinstance(layer, keras.Model) else self.replacement(layer, path)
+        if chosen is not None:
+            return chosen
+        return contents.copied(self, _checked(layer, path), path)
+
+    def replacement(self, layer, path: str):
+        """What `replace` says of a layer, or None."""
         chosen = self.replace(layer, path)
         if chosen is not None:
             chosen = _checked_replacement(chosen, path)
             self.flags.extend((new, new.trainable) for new in _as_list(chosen))
+        return chosen
+
+    def _leaf(self, layer, path: str):
+        chosen = self.replacement(layer, path)
+        if chosen is not None:
             return chosen
         clone = clone_operation(layer)
         self.flags.append((clone, layer.trainable))
@@ -210,51 +255,38 @@ class _Chain:
         return inputs
 
 
-def _walk(model, path: str, seen: set) -> Iterator[tuple[str, keras.layers.Layer]]:
-    for layer in model.layers:
-        if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
-            continue
-        seen.add(id(layer))
-        yield from _walk_one(layer, _join(path, layer.name), seen)
+def _walk(holder, path: str, seen: set, inside: bool) -> Iterator[tuple]:
+    for step, layer in composites.children(holder, inside):
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield from _walk_one(layer, _join(path, step), seen, inside)
 
 
-def _walk_one(layer, path: str, seen: set) -> Iterator[tuple[str, keras.layers.Layer]]:
+def _walk_one(layer, path: str, seen: set, inside: bool) -> Iterator[tuple]:
     if is_graph(layer):
-        yield from _walk(_checked(layer, path), path, seen)
-    elif isinstance(layer, keras.Model):
-        raise _subclassed(layer, path)
-    elif type(layer) is keras.layers.TimeDistributed:
-        yield from _walk_one(layer.layer, _join(path, layer.layer.name), seen)
-    elif type(layer) is keras.layers.Bidirectional:
-        for inner in (layer.forward_layer, layer.backward_layer):
-            yield from _walk_one(inner, _join(path, inner.name), seen)
-    else:
+        _checked(layer, path)
+    elif not is_wrapper(layer) and not isinstance(layer, keras.Model):
         yield path, layer
+    if is_graph(layer) or is_wrapper(layer) or is_composite(layer):
+        within = inside or composites.is_composite_class(layer)
+        yield from _walk(layer, path, seen, within)
 
 
 def _checked(model, path: str = ""):
-    if not isinstance(model, keras.Model):
+    composite = isinstance(model, keras.layers.Layer) and is_composite(model)
+    if not isinstance(model, keras.Model) and not composite:
         raise TypeError(
-            f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}."
+            "`model` must be a Keras model, or a layer that holds layers. Received: "
+            f"{model!r} of type {type(model).__name__}."
         )
-    if not is_graph(model):
-        raise _subclassed(model, path or model.name)
-    if not model.built or not getattr(model, "inputs", None):
+    graph = isinstance(model, (keras.Sequential, Functional))
+    if not model.built or (graph and not getattr(model, "inputs", None)):
         raise ValueError(
             f"The model '{path or model.name}' is not built, so its layers have no weights yet. "
-            "Begin it with a keras.Input, or call `model.build(input_shape)` first."
+            "Begin it with a keras.Input, call `model.build(input_shape)`, or call it on data "
+            "first."
         )
     return model
-
-
-def _subclassed(model, path: str) -> TypeError:
-    return TypeError(
-        "The layers of a subclassed model are called by Python code that cannot be rewritten. "
-        f"Received: '{path}' of type {type(model).__name__}. Build the model with the functional "
-        "API (`outputs = model.call(inputs)` on a keras.Input, then keras.Model(inputs, outputs), "
-        "is often enough), or replace its layers one by one: "
-        "`model.dense = TRDense.from_layer(model.dense, rank=4)`."
-    )
 
 
 def _checked_replacement(chosen, path: str):
@@ -290,7 +322,7 @@ def _input_arguments(tensor, holder) -> dict:
 
 def _as_class(cloned, model):
     """The cloned graph as the class of the given model, where that class is built from a graph."""
-    kind = type(model)
+    kind = rewritten.own_class(model)
     if kind is Functional:
         return cloned
     if kind.__init__ in (keras.Model.__init__, Functional.__init__):

@@ -199,25 +199,6 @@ def test_a_sequential_stays_sequential_with_lists_spliced_in():
     assert [layer.name for layer in result.layers][:2] == ["d0", "d1"]
 
 
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__(name="mine")
-        self.dense = layers.Dense(2)
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-
-def test_a_subclassed_model_is_refused_with_the_way_out():
-    with pytest.raises(TypeError, match=r"'mine' of type Subclassed.*functional API.*from_layer"):
-        rewrite_model(Subclassed(), keep)
-    inputs = layers.Input((3,))
-    nested = keras.Model(inputs, Subclassed()(inputs))
-    for use in (lambda: rewrite_model(nested, keep), lambda: list(walk_layers(nested))):
-        with pytest.raises(TypeError, match="'mine' of type Subclassed"):
-            use()
-
-
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"is not built.*keras.Input"):
         rewrite_model(keras.Sequential([layers.Dense(2)]), keep)
