@@ -79,10 +79,12 @@ class Study:
         data = self.calibration if calibrated else None
         if ranks == "budget":
             return compress_model(
-                self.model, format=format, params=1.0 / size, calibration_data=data
+                self.model, format, params=1.0 / size, calibration_data=data, recover=False
             )
         ratio = uniform_ratio(self.model, format, self.model.count_params() / size)
-        return compress_model(self.model, format=format, ratio=ratio, calibration_data=data)
+        return compress_model(
+            self.model, format=format, ratio=ratio, calibration_data=data, recover=False
+        )
 
     def finetuned(self, format: str, size: float, epochs: int) -> None:
         """Compress by budget with calibration, train, and write the accuracy down."""

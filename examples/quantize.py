@@ -84,7 +84,9 @@ def trained(model: keras.Model, data, epochs: int) -> keras.Model:
 def study(name: str, dense: keras.Model, data, share: float, images: int, keep=True) -> None:
     """Compress, write four files, measure, print two lines."""
     calibration = data.x_train[:1000]
-    compressed = compress_model(dense, "tt", params=share, calibration_data=calibration)
+    compressed = compress_model(
+        dense, "tt", params=share, calibration_data=calibration, recover=False
+    )
     result = {"settings": {"network": name, "share": share, "test_images": images}}
     for label, model, form in (("dense", dense, "dense"), ("factorized", compressed, "stock")):
         row = {"params": model.count_params()}

@@ -19,9 +19,11 @@ from keras_tensornet.back_to_keras import to_dense_model as to_dense_model
 from keras_tensornet.back_to_keras import to_stock_model as to_stock_model
 from keras_tensornet.compiled import merge as merge
 from keras_tensornet.compression import CompressionPlan as CompressionPlan
+from keras_tensornet.compression import RecoverySettings as RecoverySettings
 from keras_tensornet.compression import calibrate as calibrate
 from keras_tensornet.compression import compress_model as compress_model
 from keras_tensornet.compression import plan_compression as plan_compression
+from keras_tensornet.compression import recover as recover
 from keras_tensornet.compression import reestimate_batch_norm as reestimate_batch_norm
 from keras_tensornet.compression.truncation import round_layer as round_layer
 from keras_tensornet.compression.truncation import truncate_ranks as truncate_ranks

@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan", type=Path, metavar="PLAN.json", help="carry this plan out instead of making one"
     )
     parser.add_argument(
+        "--no-recover",
+        action="store_true",
+        help="with --calibration: do not train on it towards the dense model's outputs",
+    )
+    parser.add_argument(
         "--report", type=Path, metavar="PATH", help=f"write a report: {', '.join(REPORTS)}"
     )
     parser.add_argument(
@@ -45,7 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
     from keras_tensornet.compression import compress_model
 
     try:
-        small = compress_model(model, **settings, progress=sys.stderr.isatty())
+        small = compress_model(
+            model, **settings, recover=not arguments.no_recover, progress=sys.stderr.isatty()
+        )
         if arguments.report:
             _write_report(arguments.report, model, small, data)
         write_whole(arguments.output, small.save)

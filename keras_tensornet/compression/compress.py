@@ -17,6 +17,7 @@ from keras_tensornet.compression.normalisation import reestimate_batch_norm
 from keras_tensornet.compression.planning import calibrated_subjects, plan_with_cores
 from keras_tensornet.compression.plans import CompressionPlan
 from keras_tensornet.compression.progress import Progress, reporter
+from keras_tensornet.compression.recovery import RecoverySettings, check_recovery, recovered
 from keras_tensornet.rewriting.walker import rewrite_model
 
 
@@ -37,6 +38,7 @@ def compress_model(
     overrides: Mapping[str, Mapping | None] | None = None,
     calibration_data=None,
     plan: CompressionPlan | None = None,
+    recover: bool | RecoverySettings = True,
     progress: Progress = None,
 ) -> keras.Model:
     """Return a new, smaller model with factorized layers; the given model stays as it was.
@@ -46,11 +48,16 @@ def compress_model(
 
     With `calibration_data` each layer is decomposed so that the error of its *output* on the data
     is least, biases take up what is left of the mean error, and batch-norm statistics are estimated
-    again. A thousand inputs are enough; labels are not needed.
+    again. Then the small model is trained on the same data until it does what the dense one does,
+    see `recover`: on two cores under 90 s for a ResNet-20, seconds for small models. A thousand
+    inputs are enough; labels are not needed.
 
     Args:
         model: a built Sequential or Functional model.
         plan: made by `plan_compression` for this model, perhaps edited.
+        recover: whether to do that training, where there is `calibration_data`, or the
+            `RecoverySettings` to do it with. It never leaves the model worse on examples that are
+            held out.
         **: the other arguments as in `plan_compression`.
 
     Returns:
@@ -81,6 +88,7 @@ def compress_model(
         "latency": latency,
         "vbmf": vbmf,
     }
+    check_recovery(recover, calibration_data)
     calibration_data = readable(model, calibration_data)
     if plan is None:
         rule = rules.read_rules(given, multiple)
@@ -93,7 +101,10 @@ def compress_model(
         found = _carry_out(model, plan, calibration_data, progress)
     result = build_compressed(model, found)
     if calibration_data is not None:
-        result = reestimate_batch_norm(result, calibration_inputs(calibration_data))
+        inputs = calibration_inputs(calibration_data)
+        result = reestimate_batch_norm(result, inputs)
+        if found and recover is not False:
+            result = recovered(model, result, inputs, recover, progress)
     return result
 
 

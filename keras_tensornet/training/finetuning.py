@@ -115,7 +115,8 @@ def gradual_compression(
         model: a trained dense model; it stays as it was.
         data: as in `finetune`.
         stages: arguments of `compress_model` for each round, relative to the dense model, for
-            example `[{"params": 0.6}, {"params": 0.35}, {"params": 0.2}]`.
+            example `[{"params": 0.6}, {"params": 0.35}, {"params": 0.2}]`. Recovery without labels
+            is off here, because training with labels follows, unless a stage has `recover=True`.
         calibration_data: as in `compress_model`.
         on_stage: `(number, model) -> None`, called after each round.
         **finetuning: arguments of `finetune`, the same for each round.
@@ -132,7 +133,10 @@ def gradual_compression(
     calibration_data = readable(model, calibration_data)
     current = model
     for number, stage in enumerate(stages):
-        small = compress_model(to_dense_model(current), calibration_data=calibration_data, **stage)
+        small = compress_model(
+            to_dense_model(current),
+            **{"calibration_data": calibration_data, "recover": False, **stage},
+        )
         current = finetune(small, data, **finetuning)
         if on_stage is not None:
             on_stage(number, current)

@@ -95,7 +95,7 @@ def two_layers():
         lambda model, data: rewrite_model(model, keep),
         lambda model, data: ktn.compress_model(model, rank=64, exclude=()),
         lambda model, data: ktn.compress_model(
-            model, format="tt", rank=32, exclude=(), calibration_data=data
+            model, format="tt", rank=32, exclude=(), calibration_data=data, recover=False
         ),
         lambda model, data: ktn.to_dense_model(model),
         lambda model, data: ktn.to_stock_model(model),
