@@ -102,6 +102,33 @@ def forward_function(
     return forward
 
 
+def live_function(layer) -> Callable[..., object]:
+    """A compiled `inputs -> outputs` that reads the layer's variables anew at each call."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(lambda given: layer(given, training=False))
+    if backend == "jax":
+        import jax
+
+        run = jax.jit(
+            lambda trainable, fixed, given: layer.stateless_call(
+                trainable, fixed, given, training=False
+            )[0]
+        )
+        return lambda given: run(
+            _values(layer.trainable_variables), _values(layer.non_trainable_variables), given
+        )
+    import torch
+
+    @torch.no_grad()
+    def forward(given):
+        return layer(given, training=False)
+
+    return forward
+
+
 def gradient_function(
     layer, inputs, jit_compile: bool = False, call: Callable | None = None
 ) -> Callable[[], object]:

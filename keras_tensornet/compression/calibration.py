@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import keras
@@ -48,10 +48,12 @@ class Calibration:
     Attributes:
         data: the inputs, to be read again.
         known: `path -> Knowledge`.
+        sensitivities: of layers that a budget has asked for, `path -> sensitivity`.
     """
 
     data: Batches
     known: Mapping[str, Knowledge]
+    sensitivities: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 
 def calibrate(model: keras.Model, data) -> Calibration:
@@ -127,7 +129,7 @@ def absorbs_mean(layer, outputs: int) -> bool:
     if bias is not None and math.prod(bias.shape) == outputs:
         equation = getattr(layer, "equation", None)
         return equation is None or _in_order(layer)
-    norms = _normalisations_after(layer)
+    norms = normalisations_after(layer)
     return bool(norms) and all(
         norm.trainable and norm.moving_mean.shape == (outputs,) for norm in norms
     )
@@ -142,7 +144,7 @@ def _in_order(layer) -> bool:
 
 def output_scale(layer, outputs: int) -> np.ndarray | None:
     """|gamma| / sigma of the one batch normalisation that follows a layer, per output channel."""
-    norms = _normalisations_after(layer)
+    norms = normalisations_after(layer)
     if len(norms) != 1 or norms[0].moving_variance.shape != (outputs,):
         return None
     variance = ops.convert_to_numpy(norms[0].moving_variance) + norms[0].epsilon
@@ -152,7 +154,7 @@ def output_scale(layer, outputs: int) -> np.ndarray | None:
     return np.maximum(scale, 1e-3 * scale.max()) if scale.max() > 0 else None
 
 
-def _normalisations_after(layer) -> list:
+def normalisations_after(layer) -> list:
     """The batch normalisations that are all that a linear layer's output goes to, else none."""
     users = [node.operation for node in layer._outbound_nodes]
     if layer.activation is not keras.activations.linear:

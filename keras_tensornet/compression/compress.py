@@ -37,6 +37,7 @@ def compress_model(
     exclude=None,
     overrides: Mapping[str, Mapping | None] | None = None,
     calibration_data=None,
+    sensitivity: bool = True,
     plan: CompressionPlan | None = None,
     recover: bool | RecoverySettings = True,
     progress: Progress = None,
@@ -93,7 +94,15 @@ def compress_model(
     if plan is None:
         rule = rules.read_rules(given, multiple)
         _, selection = plan_with_cores(
-            model, format, rule, include, exclude, overrides, calibration_data, progress
+            model,
+            format,
+            rule,
+            include,
+            exclude,
+            overrides,
+            calibration_data,
+            sensitivity,
+            progress,
         )
         found = selection.found
     else:

@@ -8,10 +8,16 @@ from typing import Any
 import keras
 
 from keras_tensornet import formats, validation
-from keras_tensornet.compression.calibration import knowledge_of
+from keras_tensornet.compression.calibration import (
+    Calibration,
+    calibration_inputs,
+    knowledge_of,
+    readable,
+)
 from keras_tensornet.compression.choosing import budgets, rules
 from keras_tensornet.compression.choosing.rules import Rule
 from keras_tensornet.compression.choosing.selection import AUTO, Selection
+from keras_tensornet.compression.choosing.sensitivity import MOST, weigh
 from keras_tensornet.compression.choosing.subjects import Subject
 from keras_tensornet.compression.kinds import Target, find_targets, left_out
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
@@ -34,6 +40,7 @@ def plan_compression(
     exclude=None,
     overrides: Mapping[str, Mapping | None] | None = None,
     calibration_data=None,
+    sensitivity: bool = True,
     progress: Progress = None,
 ) -> CompressionPlan:
     """Plan the compression of a trained model: which layer gets which format and ranks.
@@ -67,6 +74,9 @@ def plan_compression(
         calibration_data: inputs for the model in any form that `predict` or `fit` takes (see
             `reading.read_inputs`), or a `Calibration`; ranks then look at the error of each
             layer's output on it.
+        sensitivity: with calibration data, weight the layers that share a budget by how far the
+            model's outputs move when a layer loses a part of what it computes; a few forward
+            passes. False counts the noise of every layer alike.
         progress: True for a bar on standard error, or `(done, total, path) -> None`.
 
     Returns:
@@ -87,16 +97,17 @@ def plan_compression(
     }
     rule = rules.read_rules(given, multiple)
     plan, _ = plan_with_cores(
-        model, format, rule, include, exclude, overrides, calibration_data, progress
+        model, format, rule, include, exclude, overrides, calibration_data, sensitivity, progress
     )
     return plan
 
 
 def plan_with_cores(
-    model, format, rule: Rule, include, exclude, overrides, calibration_data, progress
+    model, format, rule: Rule, include, exclude, overrides, calibration_data, sensitivity, progress
 ) -> tuple[CompressionPlan, Selection]:
     """The plan, and the decompositions that it was made from."""
     _check_format(format, rule)
+    calibration_data = readable(model, calibration_data)
     targets = find_targets(model)
     overrides = _read_overrides(overrides, targets)
     dense = left_out(model, targets, include, exclude, overrides)
@@ -104,7 +115,13 @@ def plan_with_cores(
     subjects = calibrated_subjects(
         model, [target for target in targets if target.path not in dense], calibration_data
     )
-    selection = Selection(format, rule, overrides, reporter(progress, len(subjects)))
+    selection = Selection(
+        format,
+        rule,
+        overrides,
+        reporter(progress, len(subjects)),
+        weigher(model, calibration_data) if sensitivity else None,
+    )
     budget = _budget(model, rule, targets, subjects, overrides) if rule.is_budget else None
     selection.run(subjects, budget)
     reasons = {**dense, **selection.notes}
@@ -125,6 +142,15 @@ def calibrated_subjects(model, targets: list[Target], calibration_data) -> list[
     """The layers with their kernels, and what the calibration data says of their inputs."""
     known = {} if calibration_data is None else knowledge_of(model, targets, calibration_data)
     return [Subject(target, *known.get(target.path, ())) for target in targets]
+
+
+def weigher(model, calibration_data):
+    """`subjects -> None` that weights layers by what the outputs do; None without data."""
+    if calibration_data is None:
+        return None
+    known = calibration_data.sensitivities if isinstance(calibration_data, Calibration) else {}
+    inputs = calibration_inputs(calibration_data)
+    return lambda subjects: weigh(model, subjects, inputs.first(MOST).x, known)
 
 
 def layer_choice(

@@ -171,6 +171,12 @@ def as_matrix(kernel: np.ndarray, modes: KernelModes) -> np.ndarray:
     return kernel.reshape(-1, modes.groups, modes.out_size).transpose(1, 0, 2)
 
 
+def from_matrix(matrix: np.ndarray, modes: KernelModes) -> np.ndarray:
+    """The kernel in Keras layout of which `as_matrix` gives a matrix (groups, patch, out)."""
+    kernel = matrix.transpose(1, 0, 2).reshape(modes.split or modes.plain_shape)
+    return kernel.transpose(modes.order) if modes.order else kernel
+
+
 class _Problem:
     """The weighted least-squares problem of one kernel, and its linear maps core by core."""
 
@@ -187,10 +193,7 @@ class _Problem:
 
     def adjoint(self, matrix: np.ndarray, cores, position: int) -> np.ndarray:
         """The gradient of <matrix, merged(cores)> with respect to one core."""
-        modes = self.modes
-        kernel = matrix.transpose(1, 0, 2).reshape(modes.split or modes.plain_shape)
-        kernel = kernel.transpose(modes.order) if modes.order else kernel
-        tensor = tensorize_kernel(kernel, self.network, modes)
+        tensor = tensorize_kernel(from_matrix(matrix, self.modes), self.network, self.modes)
         others = [core for place, core in enumerate(cores) if place != position]
         return self._adjoint(position)(tensor, *others)
 

@@ -134,7 +134,7 @@ def test_a_budget_is_met(format, budget):
 
 @pytest.mark.parametrize("format", ["tt", "cp", "tucker"])
 def test_what_the_knapsack_leaves_is_spent_on_single_bonds(format, monkeypatch):
-    def cheapest(options, budget, total):
+    def cheapest(options, weights, budget, total):
         return [min(layer, key=lambda option: option.costs.params) for layer in options]
 
     monkeypatch.setattr(budgets, "choose", cheapest)

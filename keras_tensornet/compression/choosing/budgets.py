@@ -6,12 +6,14 @@ met within 1 %. What is made least is the sum over the layers of what is lost to
 e / (1 - e) for a squared relative error e: the noise in a layer's output to the signal in it.
 Squared, because the errors of different layers are nearly uncorrelated and their squares add up; to
 what is kept, because normalisation brings an output back to its scale and the noise with it. A sum
-of e alone would give up whole layers, for which a network has no use at all.
+of e alone would give up whole layers, for which a network has no use at all. With calibration data
+each layer's term is weighted by what its noise does to the model's outputs (see `sensitivity`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,15 +69,17 @@ def cost(costs: Costs, budget: str) -> float:
     return {"params": costs.params, "flops": costs.flops, "latency": costs.seconds}[budget]
 
 
-def choose(options: list[list[Option]], budget: str, total: float) -> list[Option]:
-    """One option for each layer: total cost at most `total`, total noise to signal least.
+def choose(
+    options: list[list[Option]], weights: Sequence[float], budget: str, total: float
+) -> list[Option]:
+    """One option for each layer: total cost at most `total`, weighted noise to signal least.
 
     Raises:
         ValueError: if not even the cheapest options fit.
     """
     pairs = [
-        [(cost(option.costs, budget), _noise_to_signal(option.error)) for option in layer]
-        for layer in options
+        [(cost(option.costs, budget), weight * noise_to_signal(option.error)) for option in layer]
+        for layer, weight in zip(options, weights, strict=True)
     ]
     least = sum(min(price for price, _ in layer) for layer in pairs)
     if least > total:
@@ -88,12 +92,18 @@ def choose(options: list[list[Option]], budget: str, total: float) -> list[Optio
     return [layer[index] for layer, index in zip(options, allocation.choices, strict=True)]
 
 
-def _noise_to_signal(error: float) -> float:
+def noise_to_signal(error: float) -> float:
+    """What is lost to what is kept, for a squared relative error."""
     return error / max(1.0 - error, LEAST_KEPT)
 
 
 def fill(
-    chosen: list[Option], dense: list[Costs], budget: str, total: float, multiple: int
+    chosen: list[Option],
+    weights: Sequence[float],
+    dense: list[Costs],
+    budget: str,
+    total: float,
+    multiple: int,
 ) -> list[Option]:
     """Spend what is left of a budget by raising single bonds, the worst layers first.
 
@@ -103,6 +113,7 @@ def fill(
 
     Args:
         chosen: one option for each layer.
+        weights: what a unit of noise to signal counts in each layer.
         dense: costs of each layer left dense, which no option reaches.
         budget: name of the budget.
         total: what these layers may cost together.
@@ -116,7 +127,7 @@ def fill(
     while len(stuck) < len(chosen):
         place = max(
             (place for place in range(len(chosen)) if place not in stuck),
-            key=lambda place: chosen[place].error,
+            key=lambda place: weights[place] * noise_to_signal(chosen[place].error),
         )
         raised = _raised(chosen[place], dense[place], budget, left, multiple)
         if raised is None:

@@ -31,8 +31,16 @@ class Selection:
         calibrated: whether any layer was decomposed by the error of its output.
     """
 
-    def __init__(self, format: str, rule: Rule, overrides: Mapping, report: Report):
+    def __init__(
+        self,
+        format: str,
+        rule: Rule,
+        overrides: Mapping,
+        report: Report,
+        weigh: Callable[[list[Subject]], None] | None = None,
+    ):
         self.format, self.rule, self.overrides, self.report = format, rule, overrides, report
+        self.weigh = weigh  # sets the weights of layers that share a budget
         self.found: dict[str, tuple[Subject, Candidate]] = {}
         self.notes: dict[str, str] = {}
         self.calibrated = False
@@ -54,6 +62,8 @@ class Selection:
             self._keep(subject, candidate)
         if budget is not None:
             shared = [subject for subject in ready if subject.path not in self.overrides]
+            if self.weigh is not None:
+                self.weigh(shared)
             self._by_budget(shared, forms, self._left(subjects, shared, budget))
         return self
 
@@ -138,9 +148,10 @@ class Selection:
                 self._keep(subject, candidate)
 
     def _spend(self, subjects: list[Subject], options: list, name: str, budget: float) -> list:
-        chosen = budgets.choose(options, name, budget)
+        weights = [subject.weight for subject in subjects]
+        chosen = budgets.choose(options, weights, name, budget)
         dense = [subject.dense for subject in subjects]
-        return budgets.fill(chosen, dense, name, budget, self.rule.multiple)
+        return budgets.fill(chosen, weights, dense, name, budget, self.rule.multiple)
 
     def _left(self, subjects: list[Subject], shared: list[Subject], budget: float) -> float:
         """What the budget leaves for the layers that share it."""

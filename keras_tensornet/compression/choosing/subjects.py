@@ -94,6 +94,7 @@ class Subject:
         mean: the mean patch (groups, patch) where an error of the output's mean does not count
             because a bias or a batch normalisation takes it out, or None.
         dense: costs of the dense kernel; FLOPs and time once a form is known.
+        weight: what a unit of noise to signal in the layer's output counts in a budget.
     """
 
     def __init__(self, target: Target, gram=None, mean=None, scale=None):
@@ -107,6 +108,7 @@ class Subject:
             self.metric = Metric.regularised(gram, scale)
         self.forms: dict[str, Form] = {}
         self.kept: dict[tuple, Candidate] = {}
+        self.weight = 1.0
         self.dense = Costs(math.prod(self.kernel_shape))
 
     @property
@@ -118,6 +120,17 @@ class Subject:
     def kernel_shape(self) -> tuple[int, ...]:
         """The kernel's shape in Keras layout."""
         return tuple(self.target.row.kernel(self.target.layer).shape)
+
+    @property
+    def variable(self):
+        """The variable that holds the kernel."""
+        return self.target.row.kernel(self.target.layer)
+
+    @property
+    def modes(self) -> KernelModes:
+        """Modes of the kernel in some form: how it is a matrix is the same in all of them."""
+        form = next(iter(self.forms.values()), None) or self.form(formats.DEFAULT)
+        return form.modes
 
     @property
     def path(self) -> str:
@@ -175,11 +188,18 @@ class Subject:
 
     def bias_shift(self, candidate: Candidate) -> np.ndarray | None:
         """What the bias has to gain so that the output keeps its mean: mean^T (W - V)."""
-        if self.mean is None or getattr(self.target.layer, "bias", None) is None:
+        if getattr(self.target.layer, "bias", None) is None:
             return None
-        modes = candidate.form.modes
-        merged = _merged(candidate.network, modes, candidate.cores)
-        lost = as_matrix(self.kernel - merged, modes)
+        return self.mean_lost(_merged(candidate.network, candidate.form.modes, candidate.cores))
+
+    def mean_lost(self, kernel: np.ndarray) -> np.ndarray | None:
+        """What another kernel takes from the mean of the outputs: mean^T (W - V), (outputs,).
+
+        None where the mean is not known, or counts.
+        """
+        if self.mean is None:
+            return None
+        lost = as_matrix(self.kernel - kernel, self.modes)
         return np.einsum("gp,gpo->go", self.mean, lost).ravel()
 
     def _by_threshold(self, form: Form, quick: bool, threshold: dict):
