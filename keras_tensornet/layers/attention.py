@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from keras_tensornet import formats
+from keras_tensornet.layers.arguments import resolve_implementation
 from keras_tensornet.layers.common import check_source, one_threshold, serialisable
 from keras_tensornet.layers.einsum_dense import FactorizedEinsumDense
 
@@ -60,12 +61,31 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
         **kwargs,
     ):
         super().__init__(num_heads, key_dim, value_dim, **kwargs)
+        self._implementation = "auto"
         self.format = formats.get(format).name
         self.implementation = implementation
         self._use_gate = getattr(self, "_use_gate", False)
         self.rank = _resolve_ranks(rank, self._names())
         for name in self._names():  # raises here, not in `build`, where an argument is wrong
             self._projection(name, 2, 1, (1,))
+
+    @property
+    def implementation(self) -> str | dict:
+        """How every projection applies its cores."""
+        return self._implementation
+
+    @implementation.setter
+    def implementation(self, implementation) -> None:
+        implementation = resolve_implementation(implementation)
+        projections = self.projections.values() if self.built else ()
+        try:
+            for projection in projections:
+                projection.implementation = implementation
+        except ValueError:
+            for projection in projections:
+                projection.implementation = self._implementation
+            raise
+        self._implementation = implementation
 
     @staticmethod
     def dense_class():

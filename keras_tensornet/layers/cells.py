@@ -29,11 +29,24 @@ from keras_tensornet.modes import KernelModes, balanced_modes, kernel_modes, res
 from keras_tensornet.networks import clip_ranks
 from keras_tensornet.shapes import BATCH_HINT, rows_of
 
-# `keras.layers.RNN` asks cells of this class for dropout masks once before its loop; Keras does not
-# export it. Without it a bare cell with dropout draws new masks in every step.
-MASKED_CELL: Any = next(
-    (base for base in keras.layers.LSTMCell.__mro__ if base.__name__ == "DropoutRNNCell"), object
-)
+
+def _masked_cell() -> Any:
+    """The base of Keras' own cells that `keras.layers.RNN` asks for dropout masks.
+
+    It does so once before its loop, of this class only, and Keras does not export it. Without it a
+    cell would draw new masks in every step.
+    """
+    for base in keras.layers.LSTMCell.__mro__:
+        if base.__name__ == "DropoutRNNCell":
+            return base
+    raise ImportError(
+        f"keras.layers.LSTMCell of Keras {keras.__version__} has no base DropoutRNNCell, of which "
+        "recurrent cells take their dropout masks. Use a Keras from 3.12 up to the newest that "
+        "this package was tested with."
+    )
+
+
+MASKED_CELL: Any = _masked_cell()
 
 
 class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
@@ -141,8 +154,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-        self.built_shape = tuple(input_shape)
-        self.built = True
+        self._finish_build(input_shape)
 
     def gated_modes(self, features: int) -> KernelModes:
         """The modes of a kernel (features, gates * units), the gates in the first output mode.

@@ -21,7 +21,6 @@ from keras_tensornet.kernels import FactorizedKernel, decompose_kernel, relative
 from keras_tensornet.layers.arguments import (
     check_fits,
     resolve_format,
-    resolve_implementation,
     resolve_mode_argument,
     resolve_network,
     resolve_rank,
@@ -35,7 +34,7 @@ from keras_tensornet.layers.conversion import (
     ranks_for,
     settings_of,
 )
-from keras_tensornet.layers.mixin import LayerMixin
+from keras_tensornet.layers.implementation import HasImplementation, choices
 from keras_tensornet.modes import KernelModes, fewest_modes, kernel_modes
 from keras_tensornet.networks import Network, clip_ranks
 
@@ -47,12 +46,11 @@ class Frozen(NamedTuple):
     kernels: list
 
 
-class FactorizedMethods(LayerMixin):
+class FactorizedMethods(HasImplementation):
     """Methods of every layer whose kernel is a tensor network."""
 
     format: str | None = None
-    # What each layer sets in `build`, and its method `(input_shape, training, merged)`.
-    built_shape: tuple[int | None, ...]
+    # The method `(input_shape, training, merged)` of each layer.
     workload: Callable[..., Workload]
 
     def __init__(self, *args, bond_dropout=0.0, seed=None, **kwargs):
@@ -90,7 +88,6 @@ class FactorizedMethods(LayerMixin):
         self.rank = resolve_rank(rank, network)
         self.in_modes = resolve_mode_argument("in_modes", in_modes)
         self.out_modes = resolve_mode_argument("out_modes", out_modes)
-        self.implementation = resolve_implementation(implementation)
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         if kernel_initializer is None:
@@ -101,15 +98,19 @@ class FactorizedMethods(LayerMixin):
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
-        reparametrised = self.kernel_constraint is not None
-        if reparametrised and implementation not in ("auto", "reconstructed"):
+        self._reparametrised = self.kernel_constraint is not None
+        self.implementation = implementation
+        self._frozen: Frozen | None = None
+
+    def _checked_implementation(self, implementation) -> str | dict:
+        resolved = super()._checked_implementation(implementation)
+        if self._reparametrised and not set(choices(resolved)) <= {"auto", "reconstructed"}:
             raise ValueError(
                 "A `kernel_constraint` acts on the merged kernel, so the layer has to merge it. "
                 f"Received: implementation={implementation!r} with kernel_constraint="
                 f"{self.kernel_constraint}. Use implementation='auto' or 'reconstructed'."
             )
-        self._reparametrised = reparametrised
-        self._frozen: Frozen | None = None
+        return resolved
 
     def _matrix_modes(self, in_size: int, out_size: int, out_name: str) -> KernelModes:
         """The modes of a kernel without spatial axes: as given, or the format's default."""

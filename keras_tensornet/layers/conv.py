@@ -72,8 +72,7 @@ class ConvMethods(FactorizedMethods):
         self._build_kernel(self._kernel_modes(channels))
         axes = {self._channel_axis: channels}
         self.input_spec = keras.layers.InputSpec(ndim=self.ndim + 2, axes=axes)
-        self.built_shape = tuple(input_shape)
-        self.built = True
+        self._finish_build(input_shape)
 
     def _kernel_modes(self, channels: int) -> KernelModes:
         in_modes, out_modes = self.in_modes, self.out_modes

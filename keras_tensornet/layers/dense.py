@@ -108,9 +108,8 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
                 f"input shape {tuple(input_shape)}. Give the size, for example in keras.Input."
             )
         self._build_kernel(self._matrix_modes(in_size, self.units, "units"))
-        self.built_shape = tuple(input_shape)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: in_size})
-        self.built = True
+        self._finish_build(input_shape)
 
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
         """What plans need to know of inputs of that shape: all axes but the last are rows."""

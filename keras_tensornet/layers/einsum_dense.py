@@ -112,11 +112,10 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
         rows, columns = equation.matrix_shape(size)
         modes = self._matrix_modes(rows, columns, f"the size of '{equation.new}'")
         self._build_kernel(equation.kernel_modes(modes, size), bias_shape)
-        self.built_shape = shape
         _, summed = equation.input_axes(len(shape))
         axes = {axis - len(shape): shape[axis] for axis in summed}
         self.input_spec = keras.layers.InputSpec(ndim=len(shape), axes=axes)
-        self.built = True
+        self._finish_build(shape)
 
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
         """What plans need to know of inputs of that shape."""

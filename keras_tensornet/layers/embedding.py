@@ -22,6 +22,7 @@ from keras_tensornet.layers.common import (
     one_threshold,
     serialisable,
 )
+from keras_tensornet.layers.implementation import choices
 from keras_tensornet.modes import KernelModes, balanced_modes, resolve_modes
 from keras_tensornet.shapes import rows_of
 
@@ -87,7 +88,6 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         super().__init__(**kwargs)
         self.input_dim = validation.positive_int("input_dim", input_dim)
         self.output_dim = validation.positive_int("output_dim", output_dim)
-        _check_choice(implementation)
         self._set_arguments(
             rank,
             format,
@@ -122,6 +122,12 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         """The merged table, under the name that the dense twin has for it."""
         return self.kernel
 
+    def _checked_implementation(self, implementation) -> str | dict:
+        resolved = super()._checked_implementation(implementation)
+        for choice in choices(resolved):  # rows are looked up, so there are no chains of stages
+            validation.one_of("implementation", choice, CHOICES)
+        return resolved
+
     def build(self, input_shape=None):
         """Create the cores; the shape of the indices does not matter."""
         if self.built:
@@ -134,8 +140,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
             modes = self._modes(self.in_modes, self.out_modes)
         self._build_cores(modes)
         self.bias = None
-        self.built_shape = tuple(input_shape or (None,))
-        self.built = True
+        self._finish_build(input_shape or (None,))
 
     def _modes(self, in_modes, out_modes) -> KernelModes:
         if isinstance(in_modes, tuple):
@@ -303,9 +308,3 @@ def _shape(inputs) -> tuple:
     if len(unknown) == 1 and not empty:
         return tuple(-1 if axis == unknown[0] else extent for axis, extent in enumerate(shape))
     return shape
-
-
-def _check_choice(implementation) -> None:
-    choices = implementation.values() if isinstance(implementation, dict) else (implementation,)
-    for choice in choices:
-        validation.one_of("implementation", choice, CHOICES)

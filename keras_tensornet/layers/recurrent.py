@@ -81,6 +81,15 @@ class FactorizedRNN(keras.layers.RNN):
     bias = _of_cell("bias", "The bias, shaped as that of the dense layer.")
 
     @property
+    def implementation(self) -> str | dict:
+        """How the input kernel is applied to all steps at once; it is the cell's."""
+        return self.cell.implementation
+
+    @implementation.setter
+    def implementation(self, implementation) -> None:
+        self.cell.implementation = implementation
+
+    @property
     def plan(self):
         """How the product of all inputs with the input kernel is computed; print it."""
         return self.plan_for()

@@ -11,13 +11,13 @@ from keras_tensornet import validation
 from keras_tensornet.contraction import IMPLEMENTATIONS, Plan, Workload, make_plan
 from keras_tensornet.contraction.norms import norm_plan
 from keras_tensornet.initializers import MergedVarianceScaling, merged_variance
-from keras_tensornet.layers.mixin import LayerMixin
+from keras_tensornet.layers.implementation import HasImplementation
 from keras_tensornet.layers.tbasis.basis import _seed, basis_values, check_basis_shape
 from keras_tensornet.layers.tbasis.cores import ADAPTERS, TBasisCores, merge_ring
 from keras_tensornet.layers.tbasis.envelopes import Envelope, envelope
 
 
-class TBasisMethods(LayerMixin):
+class TBasisMethods(HasImplementation):
     """Methods of `TBasisDense` and `TBasisConv2D`.
 
     A layer is called with the basis, and then owns its coefficients, or with its cores, and then a
@@ -52,12 +52,15 @@ class TBasisMethods(LayerMixin):
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self.bias_constraint = constraints.get(bias_constraint)
         self.adapters = validation.one_of("adapters", adapters, ADAPTERS)
-        self.implementation = validation.one_of("implementation", implementation, IMPLEMENTATIONS)
+        self.implementation = implementation
         self.seed = None if seed is None else _seed(seed)
         self.bias: keras.Variable | None = None
         self._own_cores: TBasisCores | None = None
         self._visible_basis = None
         self._frozen = None
+
+    def _checked_implementation(self, implementation) -> str:
+        return validation.one_of("implementation", implementation, IMPLEMENTATIONS)
 
     def __call__(self, inputs, basis=None, cores=None, **kwargs):
         """Check that exactly one of basis and cores is given, and note the basis' values."""
@@ -214,7 +217,7 @@ class TBasisMethods(LayerMixin):
         return None, [], self._frozen
 
     def _plan(self, workload: Workload) -> Plan:
-        return make_plan(self.ring.network, workload, self._forced or self.implementation)
+        return make_plan(self.ring.network, workload, self._forced or str(self.implementation))
 
     _forced: str | None = None
 

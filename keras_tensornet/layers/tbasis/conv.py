@@ -95,13 +95,16 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
             seed,
         )
         if groups > 1:
-            if implementation == "factorized":
-                raise ValueError(
-                    "A grouped convolution on a basis merges its kernel, because its groups need "
-                    f"not be powers of n. Received: groups={groups}, implementation='factorized'. "
-                    "Use implementation='auto' or 'reconstructed'."
-                )
             self._forced = "reconstructed"
+
+    def _checked_implementation(self, implementation) -> str:
+        if self.groups > 1 and implementation == "factorized":
+            raise ValueError(
+                "A grouped convolution on a basis merges its kernel, because its groups need not "
+                f"be powers of n. Received: groups={self.groups}, implementation='factorized'. Use "
+                "implementation='auto' or 'reconstructed'."
+            )
+        return super()._checked_implementation(implementation)
 
     def build(self, inputs_shape, basis_shape=None, cores_shape=None):
         """Create coefficients, unless cores are given, and the bias."""

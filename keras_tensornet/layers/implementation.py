@@ -1,0 +1,55 @@
+"""`layer.implementation`: checked whenever it is set, in the constructor or on a built layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from keras_tensornet.contraction import IMPLEMENTATIONS, Plan
+from keras_tensornet.layers.arguments import resolve_implementation
+from keras_tensornet.layers.mixin import LayerMixin
+
+
+class HasImplementation(LayerMixin):
+    """How a layer applies its cores; a value that it cannot follow is refused when it is set."""
+
+    _implementation: str | dict
+    built_shape: tuple[int | None, ...]
+    plan_for: Callable[..., Plan]
+
+    @property
+    def implementation(self) -> str | dict:
+        """What was asked for: a name, a chain of stages, or a dict for inference and training."""
+        chosen = self._implementation
+        return dict(chosen) if isinstance(chosen, dict) else chosen
+
+    @implementation.setter
+    def implementation(self, implementation) -> None:
+        before: str | dict = getattr(self, "_implementation", "auto")
+        self._implementation = self._checked_implementation(implementation)
+        try:
+            self._check_chain()
+        except ValueError:
+            self._implementation = before
+            raise
+
+    def _checked_implementation(self, implementation) -> str | dict:
+        """The implementation as it is kept; layers that cannot do all of them refuse the rest."""
+        return resolve_implementation(implementation)
+
+    def _finish_build(self, input_shape) -> None:
+        """Note the shape, and raise here, not in a call, where a chain does not fit the cores."""
+        self.built_shape = tuple(input_shape)
+        self.built = True
+        self._check_chain()
+
+    def _check_chain(self) -> None:
+        if self.built and any(name not in IMPLEMENTATIONS for name in choices(self.implementation)):
+            for training in (False, True):
+                self.plan_for(training=training)
+
+
+def choices(implementation) -> tuple:
+    """What an implementation says for inference and for training, once each."""
+    if isinstance(implementation, dict):
+        return tuple(implementation.values())
+    return (implementation,)
