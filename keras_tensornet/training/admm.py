@@ -2,18 +2,15 @@
 
 Yin et al., "Towards efficient tensor decomposition-based DNN model compression with optimization
 framework" (CVPR 2021). Each kernel W gets a low-rank copy Z and a scaled dual variable U. Training
-minimises loss + rho/2 |W - Z + U|^2 (equation 14); after each epoch Z becomes the projection of
-W + U onto the kernels of the wanted format and rank (equation 18) and U grows by W - Z (13).
+pulls W towards Z - U; after each epoch Z becomes the projection of W + U onto the kernels of the
+wanted format and rank (equation 18) and U grows by W - Z (13). The paper pulls with the penalty
+rho/2 |W - Z + U|^2 in the loss (equation 14), this package by default with a step of its own.
 """
 
 from __future__ import annotations
 
-import math
-import numbers
 import os
-import re
 import time
-from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -22,10 +19,19 @@ from keras import ops
 from keras_tensornet import validation
 from keras_tensornet.compression.planning import plan_compression
 from keras_tensornet.training import state
+from keras_tensornet.training.course import Course
 from keras_tensornet.training.penalty import PenaltySwitch
 from keras_tensornet.training.projection import in_threads
-from keras_tensornet.training.splits import Target, check_choices, targets_of
+from keras_tensornet.training.pull import PullSwitch, accumulated_steps
+from keras_tensornet.training.residual_log import Limits, log_entries, table
+from keras_tensornet.training.splits import Target, check_choices, metrics_of, targets_of
 from keras_tensornet.training.splitting import Residuals, Splitting
+from keras_tensornet.training.switch import Switch
+
+# How often Z is updated if nothing else is said: between these the pull acts on one target.
+TIMES_AN_EPOCH = 10
+LEAST_STEPS = 5
+UNKNOWN_STEPS = 50  # in an epoch whose length nobody knows yet
 
 
 class ADMM(keras.callbacks.Callback):
@@ -41,10 +47,11 @@ class ADMM(keras.callbacks.Callback):
     `loss` in the logs is the loss that the model was compiled with, and so is `val_loss`. The
     logs get, after each epoch,
 
-    - `admm_penalty`: the sum of rho/2 |W - Z + U|^2 at the end of the epoch,
     - `admm_primal`: |W - Z| / |W| over all kernels; Z has the wanted ranks, so decomposing now
       makes no larger an error,
-    - `admm_dual`: |Z - Z before| / |W| over all kernels.
+    - `admm_dual`: |Z - Z before| / |W| over all kernels,
+    - `admm_worst`: the largest |W - Z| / |W| of a kernel,
+    - with a penalty, `admm_penalty`: the sum of rho/2 |W - Z + U|^2 at the end of the epoch.
 
     Callbacks that watch these must come after this one in the list.
 
@@ -53,41 +60,67 @@ class ADMM(keras.callbacks.Callback):
         **choices: the arguments of `plan_compression` that make one from the model as `fit` begins:
             `format="tt"`, one of `rank`, `energy`, `ratio`, `params` and so on, `include`,
             `exclude`.
-        rho: penalty parameter, above 0. The paper finds 0.005 good and 0.001 too small. A mapping
-            of regular expressions of layer paths gives kernels their own; the first that
-            matches counts, and every kernel must be matched.
-        every: "epoch", or after how many training steps Z and U are updated.
+        pull: W <- W - pull (W - Z + U) after each training step, whatever the optimizer, as AdamW
+            decays weights. A share in (0, 1], or a pair that grows from first to last over the
+            epochs of a `fit`; `(0.01, 1.0)` by default. A mapping of regular expressions of layer
+            paths gives kernels their own; the first that matches counts, and every kernel must be
+            matched.
+        rho: instead of `pull` the penalty rho/2 |W - Z + U|^2 in the loss, as in the paper, which
+            finds 0.005 good and 0.001 too small. A number above 0 or a mapping, as for `pull`. An
+            optimizer that scales gradients, such as Adam, undoes most of it.
+        every: "epoch", or after how many training steps Z and U are updated. By default ten times
+            an epoch with `pull`, but not before five steps have passed, and once with `rho`.
+        dual: whether there is a U. A penalty needs one to close the gap; a pull that grows closes it
+            alone, and where updates are rare it does better without.
+        hard: share of the training, at its end, without any pull; after every `hard_every` steps
+            kernels themselves are replaced by their projections.
+        hard_every: see `hard`.
+        ranks_from: Z begins with so many times the plan's ranks, and comes down to them
+            geometrically over the first half of the training.
+        calibration_data: inputs of the model, as in `plan_compression`. Z then is the kernel of its
+            format whose *outputs* on them are nearest, measured anew after each epoch.
+            Decompose with the same: `compress_model(model, plan=admm.plan, calibration_data=...)`.
         adaptive_rho: let each kernel's rho follow its residuals: doubled where the primal residual
             is ten times the dual one or U would outgrow W, halved again where the dual residual
-            is ten times the primal one, never below `rho`.
+            is ten times the primal one, never below `rho`. Needs `rho`.
         tolerance: stop training when |W - Z| / |W| of every kernel is at most this.
         warm_start: begin with Z as the projection of the kernel; False begins with Z = W, as the
             paper's Algorithm 2 does, whose first epoch is then held at the starting point.
-        log_layers: log the residuals and rho of each kernel as well, as `admm_primal/<path>` and so
+        log_layers: log the residuals of each kernel as well, as `admm_primal/<path>` and so
             on. They are in `history` in any case.
         workers: threads that project; by default one for each processor, at most 8.
-        backup: path of a file that holds Z, U and rho after every update, from which an interrupted
+        backup: path of a file that holds Z, U and rho after every epoch, from which an interrupted
             training goes on; removed when training ends. Use it together with
             `keras.callbacks.BackupAndRestore`, which does the same for the model.
 
     Attributes:
         plan: the plan in use, from when `fit` begins.
-        history: `{path: {"primal": [...], "dual": [...], "penalty": [...], "rho": [...]}}`, one
-            entry for each update.
+        history: `{path: {"primal": [...], "dual": [...], "size": [...], "pull": [...]}}`, one
+            entry for each update; `size` is |U| / |W|. With a penalty "penalty" and "rho" stand in
+            place of "pull".
         seconds: how long each update took.
         converged: whether `tolerance` ended the training.
 
     Raises:
         TypeError: for an argument of the wrong kind or unknown to `plan_compression`.
-        ValueError: for an argument out of range, or both a plan and choices.
+        ValueError: for an argument out of range, both a plan and choices, or both `pull` and `rho`.
+
+    Warns:
+        UserWarning: when U of a kernel stays at its limit: training does not follow its target.
     """
 
     def __init__(
         self,
         plan=None,
         *,
-        rho=5e-3,
-        every="epoch",
+        pull=None,
+        rho=None,
+        every=None,
+        dual=True,
+        hard=0.0,
+        hard_every=10,
+        ranks_from=1.0,
+        calibration_data=None,
         adaptive_rho=False,
         tolerance=None,
         warm_start=True,
@@ -100,9 +133,19 @@ class ADMM(keras.callbacks.Callback):
         check_choices(plan, choices)
         self.plan = plan
         self.choices = choices
-        self.rho = _checked_rho(rho)
-        self.every = every if every == "epoch" else validation.positive_int("every", every)
+        self.course = Course.checked(pull, rho, hard, ranks_from)
+        if every is None and rho is not None:
+            every = "epoch"
+        self.every = every if every in ("epoch", None) else validation.positive_int("every", every)
+        self.dual = bool(dual)
+        self.hard_every = validation.positive_int("hard_every", hard_every)
+        self.calibration_data = calibration_data
         self.adaptive_rho = bool(adaptive_rho)
+        if self.adaptive_rho and rho is None:
+            raise ValueError(
+                "`adaptive_rho` needs a `rho` to begin with. Received: rho=None, which pulls "
+                "kernels beside the optimizer. Give `rho=0.005`, or a growing `pull=(0.01, 1.0)`."
+            )
         self.tolerance = None if tolerance is None else validation.fraction("tolerance", tolerance)
         self.warm_start = bool(warm_start)
         self.log_layers = bool(log_layers)
@@ -114,14 +157,15 @@ class ADMM(keras.callbacks.Callback):
         self._targets: list[Target] = []
         self._splittings: list[Splitting] = []
         self._residuals: list[Residuals] = []
-        self._switch: PenaltySwitch | None = None
+        self._switch: Switch | None = None
         self._saved: str | None = None
-        self._steps_done = self._steps_waiting = 0
+        self._epoch = self._steps_done = self._steps_waiting = 0
+        self._limits = Limits(self.course)
 
     @property
     def async_safe(self) -> bool:
         """Whether Keras may call this beside the next step: not if it updates between steps."""
-        return self.every == "epoch"
+        return self.every == "epoch" and not self.course.hard
 
     @property
     def residuals(self) -> dict[str, Residuals]:
@@ -132,7 +176,7 @@ class ADMM(keras.callbacks.Callback):
         }
 
     def on_train_begin(self, logs=None):
-        """Choose kernels, make Z and U or keep those of an earlier `fit`, attach the penalties."""
+        """Choose kernels, make Z and U or keep those of an earlier `fit`, begin to pull."""
         if self._switch is None:
             self._prepare()
         if self._switch.model is not self.model:
@@ -140,52 +184,55 @@ class ADMM(keras.callbacks.Callback):
                 "An ADMM callback holds the state of one model. Received: another model, "
                 f"'{self.model.name}'. Make a new callback, for example ADMM(plan=admm.plan)."
             )
+        self.converged = False
+        self._epoch = self._steps_done = self._steps_waiting = 0
         if self._saved is not None:
             saved, self._saved = self._saved, None
-            state.load_state(saved, self._splittings)
-            self._pull()
-        self.converged = False
-        self._steps_done = self._steps_waiting = 0
+            self._steps_waiting = state.load_state(saved, self._splittings)["waiting"]
+        self._aim()
         self._switch.turn_on()
 
     def on_epoch_begin(self, epoch, logs=None):
         """Count steps anew."""
-        self._steps_done = 0
+        self._epoch, self._steps_done = epoch, 0
+        self._aim()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Update Z and U if `every` steps have passed."""
-        if self.every == "epoch":
-            return
+        """Update Z and U if it is time."""
+        hard = self.course.is_hard(self._progress())
+        every = self.hard_every if hard else self._every()
         # With `steps_per_execution` this is called once for several steps.
         self._steps_waiting += batch + 1 - self._steps_done
         self._steps_done = batch + 1
-        if self._steps_waiting >= self.every:
-            self._steps_waiting = 0
-            if hasattr(self.model, "jax_state_sync"):
-                # On JAX the weights live in the training loop until they are asked for.
-                self.model.jax_state_sync()
+        if every != "epoch" and self._steps_waiting >= every:
             self._update()
 
     def on_epoch_end(self, epoch, logs=None):
         """Update Z and U, and put the residuals into the logs."""
-        if self.every == "epoch":
+        if self.calibration_data is not None and epoch + 1 < self.params.get("epochs", 1):
+            self._calibrate()
+        self._epoch, self._steps_done = epoch + 1, 0
+        hard = self.course.is_hard(self._progress())
+        if self._every() == "epoch" or (hard and self._steps_waiting):
             self._update()
         elif not self._residuals:  # no update has come yet
             self._residuals = [
                 splitting.measure(_read(target))
                 for splitting, target in zip(self._splittings, self._targets, strict=True)
             ]
+        if self.backup is not None:
+            self.save_state(self.backup)
         if logs is not None:
-            logs.update(self._log_entries())
+            logs.update(log_entries(self.residuals, self.course, self.log_layers))
 
     def on_train_end(self, logs=None):
-        """Take the penalties out again: what is left is a normal model."""
+        """Take the pull out again: what is left is a normal model."""
         self.detach()
         if self.backup is not None and os.path.exists(self.backup):
             os.remove(self.backup)
 
     def detach(self) -> None:
-        """Take the penalties out of the model; needed by hand only after `fit` was interrupted."""
+        """Take the pull out of the model; needed by hand only after `fit` was interrupted."""
         if self._switch is not None:
             self._switch.turn_off()
 
@@ -193,7 +240,8 @@ class ADMM(keras.callbacks.Callback):
         """Write Z, U and rho of every kernel to one file, whole or not at all."""
         if self._switch is None:
             raise ValueError("There is no ADMM state to save before `fit` has begun.")
-        state.save_state(path, self._splittings, {"updates": len(self.seconds)})
+        counts = {"updates": len(self.seconds), "waiting": self._steps_waiting}
+        state.save_state(path, self._splittings, counts)
 
     def load_state(self, path) -> None:
         """Go on from a saved state at the next `fit`; the callback needs the same plan.
@@ -208,32 +256,38 @@ class ADMM(keras.callbacks.Callback):
 
     def __str__(self) -> str:
         """A table of the kernels and their latest residuals."""
-        width = max([len(target.path) for target in self._targets], default=5)
-        lines = [f"{'layer':{width}}  format  {'|W-Z|/|W|':>10}  {'|dZ|/|W|':>10}  {'rho':>8}"]
-        for target, row in zip(self._targets, self._residuals, strict=True):
-            lines.append(
-                f"{target.path:{width}}  {target.network.name:6}  {row.primal:10.3e}  "
-                f"{row.dual:10.3e}  {row.rho:8.2e}"
-            )
-        return "\n".join(lines)
+        return table(self._targets, self._residuals, self.course, self._progress())
 
     def _prepare(self) -> None:
         """Find the kernels, and make Z and U from them or from the backup."""
         if self.plan is None:
-            self.plan = plan_compression(self.model, **self.choices)
+            self.plan = plan_compression(
+                self.model, calibration_data=self.calibration_data, **self.choices
+            )
         self._targets = targets_of(self.model, self.plan)
         self._splittings = [
             Splitting(
                 target.path,
                 target.network,
                 target.modes,
-                _rho_for(self.rho, target.path),
+                self.course.rho_for(target.path),
                 self.adaptive_rho,
+                dual=self.dual,
             )
             for target in self._targets
         ]
+        for splitting in self._splittings:
+            splitting.resize(self.course.network_at(splitting.network, 0.0))
+        names = ("penalty", "rho") if self.course.pull is None else ("pull",)
+        for target in self._targets:
+            if self.course.pull is not None:
+                self.course.pull_at(target.path, 0.0)  # refuses a path without a pull
+            self.history[target.path] = {name: [] for name in ("primal", "dual", "size", *names)}
         kernels = [target.variable for target in self._targets]
-        self._switch = PenaltySwitch(self.model, kernels)
+        kind = PenaltySwitch if self.course.pull is None else PullSwitch
+        self._switch = kind(self.model, kernels)
+        if self.calibration_data is not None:
+            self._calibrate()
         if self.backup is not None and os.path.exists(self.backup) and self._saved is None:
             self._saved = self.backup
         if self._saved is None:
@@ -242,83 +296,75 @@ class ADMM(keras.callbacks.Callback):
                 list(zip(self._splittings, self._targets, strict=True)),
                 self.workers,
             )
-            self._pull()
-        self.history = {
-            target.path: {"primal": [], "dual": [], "penalty": [], "rho": []}
-            for target in self._targets
-        }
+
+    def _calibrate(self) -> None:
+        """Measure what errors of each kernel count, on the model as it is now."""
+        metrics = metrics_of(self.model, self._targets, self.calibration_data)
+        for splitting, metric in zip(self._splittings, metrics, strict=True):
+            splitting.metric = metric
+
+    def _progress(self) -> float:
+        """How much of the training is done, from 0 to 1."""
+        epochs, steps = self.params.get("epochs") or 1, self.params.get("steps")
+        within = min(self._steps_done / steps, 1.0) if steps else 0.0
+        return min((self._epoch + within) / epochs, 1.0)
+
+    def _every(self) -> int | str:
+        """After how many steps Z and U are updated, or "epoch"."""
+        if self.every is not None:
+            return self.every
+        steps = self.params.get("steps")
+        return max(LEAST_STEPS, steps // TIMES_AN_EPOCH) if steps else UNKNOWN_STEPS
 
     def _update(self) -> None:
-        """One Z step and one U step of every kernel."""
+        """One Z step and one U step of every kernel; in the hard phase the kernels become Z."""
         began = time.perf_counter()
-        self._residuals = in_threads(
-            lambda pair: pair[0].update(_read(pair[1])),
-            list(zip(self._splittings, self._targets, strict=True)),
-            self.workers,
-        )
-        self._pull()
-        for path, residuals in self.residuals.items():
+        self._steps_waiting = 0
+        progress = self._progress()
+        hard = self.course.is_hard(progress)
+        if hasattr(self.model, "jax_state_sync"):
+            # On JAX the weights live in the training loop until they are asked for.
+            self.model.jax_state_sync()
+
+        def update(pair):
+            splitting, target = pair
+            splitting.resize(self.course.network_at(target.network, progress))
+            kernel = _read(target)
+            return splitting.replace(kernel) if hard else splitting.update(kernel)
+
+        pairs = list(zip(self._splittings, self._targets, strict=True))
+        self._residuals = in_threads(update, pairs, self.workers)
+        if hard:
+            for splitting, target in pairs:
+                target.variable.assign(splitting.target)
+        self._aim()
+        for (path, row), target in zip(self.residuals.items(), self._targets, strict=True):
             for name, values in self.history[path].items():
-                values.append(getattr(residuals, name))
+                pull = name == "pull"
+                values.append(
+                    self.course.pull_at(target.path, progress) if pull else getattr(row, name)
+                )
         self.seconds.append(time.perf_counter() - began)
-        if self.backup is not None:
-            self.save_state(self.backup)
+        self._limits.note(self.residuals)
         if self.tolerance is not None:
             worst = max(residuals.primal for residuals in self._residuals)
             self.converged = worst <= self.tolerance
             self.model.stop_training = self.model.stop_training or self.converged
 
-    def _pull(self) -> None:
-        """Hand the new targets and rho to the training."""
-        penalties = [] if self._switch is None else self._switch.penalties
-        for splitting, penalty in zip(self._splittings, penalties, strict=True):
-            penalty.target.assign(splitting.target)
-            penalty.rho.assign(splitting.rho)
-
-    def _log_entries(self) -> dict[str, float]:
-        """Residuals over all kernels, and of each where asked for."""
-        rows = self._residuals
-        size = math.sqrt(sum(row.kernel_norm**2 for row in rows)) or 1.0
-        entries = {"admm_penalty": sum(row.penalty for row in rows)}
-        for name in ("primal", "dual"):
-            squares = [(getattr(row, name) * row.kernel_norm) ** 2 for row in rows]
-            entries[f"admm_{name}"] = math.sqrt(sum(squares)) / size
-        if self.log_layers:
-            for path, row in self.residuals.items():
-                for name in ("primal", "dual", "rho"):
-                    entries[f"admm_{name}/{path}"] = getattr(row, name)
-        return entries
+    def _aim(self) -> None:
+        """Hand the new targets and strengths to the training."""
+        pulled = [] if self._switch is None else self._switch.pulled
+        progress = self._progress()
+        for splitting, target, one in zip(self._splittings, self._targets, pulled, strict=True):
+            if self.course.pull is None:
+                strength = 0.0 if self.course.is_hard(progress) else splitting.rho
+            else:
+                steps = accumulated_steps(self.model.optimizer, target.variable)
+                strength = 1 - (1 - self.course.pull_at(target.path, progress)) ** (1 / steps)
+            one.aim(splitting.target, strength)
 
 
 def _read(target: Target) -> np.ndarray:
     """The kernel as an array; a half-precision one is read as float32."""
     kernel = ops.convert_to_numpy(target.variable.value)
     return kernel if kernel.dtype == "float64" else kernel.astype("float32")
-
-
-def _checked_rho(rho):
-    if isinstance(rho, Mapping):
-        for pattern, value in rho.items():
-            re.compile(pattern)
-            _checked_rho(value)
-        return dict(rho)
-    if isinstance(rho, bool) or not isinstance(rho, numbers.Real):
-        raise TypeError(
-            "`rho` must be a number above 0, or a mapping of patterns of layer paths to such "
-            f"numbers. Received: rho={rho!r} of type {type(rho).__name__}."
-        )
-    if not 0 < rho < math.inf:
-        raise ValueError(f"`rho` must be above 0 and finite. Received: rho={rho}. Try 0.005.")
-    return float(rho)
-
-
-def _rho_for(rho, path: str) -> float:
-    if not isinstance(rho, dict):
-        return rho
-    for pattern, value in rho.items():
-        if re.search(pattern, path):
-            return float(value)
-    raise ValueError(
-        f"Every kernel needs a rho. No pattern matches the layer '{path}'. Received: rho={rho}. "
-        "Add a pattern '.*' at the end for the rest."
-    )

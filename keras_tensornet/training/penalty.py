@@ -1,19 +1,17 @@
-"""The W step of ADMM: a pull on kernels, put into the training of a compiled model and taken out.
+"""The W step of ADMM as the paper has it: a penalty on kernels, put into the loss and taken out.
 
 Keras adds `variable.regularizer(variable)` of every trainable variable to the loss, so a
 regularizer set on a built kernel reaches plain `fit`, custom training loops that add
 `model.losses`, XLA and mixed precision alike, without touching layers, the model's configuration or
 its saved form.
-
-What it pulls towards changes between epochs. It is held in variables, so nothing is traced again.
 """
 
 from __future__ import annotations
 
-import contextlib
-
 import keras
 from keras import ops
+
+from keras_tensornet.training.switch import Pulled, Switch
 
 
 class KernelPenalty(keras.regularizers.Regularizer):
@@ -26,16 +24,12 @@ class KernelPenalty(keras.regularizers.Regularizer):
     of the loss.
 
     Args:
-        kernel: the variable W.
+        pulled: the kernel, its target, and rho as the strength.
     """
 
-    def __init__(self, kernel: keras.Variable):
-        self.kernel = kernel
+    def __init__(self, pulled: Pulled):
+        self.kernel, self.target, self.rho = pulled.kernel, pulled.target, pulled.strength
         self.own = None
-        # Of a half-precision kernel the target is kept in float32.
-        dtype = keras.backend.result_type(kernel.dtype, "float32")
-        self.target = _variable(kernel.shape, dtype, "admm_target")
-        self.rho = _variable((), dtype, "admm_rho")
 
     def __call__(self, value):
         gap = ops.subtract(ops.cast(value, self.target.dtype), self.target.value)
@@ -64,82 +58,23 @@ class KernelPenalty(keras.regularizers.Regularizer):
         self.own = None
 
 
-class PenaltySwitch:
-    """Turns the penalties of a model on and off, for whatever backend trains it.
-
-    A model that has been trained before has a compiled train function without the penalties, so
-    turning them on or off discards the compiled functions. On the JAX backend a compiled function
-    sees a variable's changes only if it belongs to the model's state; there the variables travel
-    along as state that is no weight, as those of random seeds do, for as long as training lasts:
-    they are in no checkpoint, no summary and no parameter count.
-
-    Args:
-        model: the model to be trained.
-        kernels: the variables to be pulled.
-    """
+class PenaltySwitch(Switch):
+    """Turns the penalties of a model on and off."""
 
     def __init__(self, model: keras.Model, kernels: list[keras.Variable]):
-        self.model = model
-        with _variable_scope(model):
-            self.penalties = [KernelPenalty(kernel) for kernel in kernels]
-        self.carried: list[_CarriedState] = []
-        self.on = False
+        super().__init__(model, kernels)
+        self.penalties = [KernelPenalty(one) for one in self.pulled]
 
-    def turn_on(self) -> None:
+    def attach(self) -> None:
         """Attach every penalty, or none of them if one cannot be."""
-        if self.on:
-            return
         try:
             for penalty in self.penalties:
                 penalty.attach()
         except ValueError:
-            self._detach_all()
+            self.detach()
             raise
-        if keras.backend.backend() == "jax":
-            variables = [(penalty.target, penalty.rho) for penalty in self.penalties]
-            self.carried = [_CarriedState(variable) for pair in variables for variable in pair]
-            self.model._seed_generators.extend(self.carried)
-        self.on = True
-        self._discard_compiled()
 
-    def turn_off(self) -> None:
-        """Detach every penalty; the model is then as it was before."""
-        if not self.on:
-            return
-        self._detach_all()
-        for state in self.carried:
-            self.model._seed_generators.remove(state)
-        self.carried = []
-        self.on = False
-        self.model.train_function = None
-        self.model.test_function = None
-
-    def _detach_all(self) -> None:
+    def detach(self) -> None:
+        """Give every kernel its own regularizer back."""
         for penalty in self.penalties:
             penalty.detach()
-
-    def _discard_compiled(self) -> None:
-        # `fit` has made the train function before it calls `on_train_begin`, and makes the test
-        # function when it first evaluates.
-        self.model.test_function = None
-        if self.model.train_function is not None:
-            self.model.make_train_function(force=True)
-
-
-class _CarriedState:
-    """A variable in the place of a seed generator's: part of a model's state, but no weight."""
-
-    def __init__(self, variable: keras.Variable):
-        self.state = variable
-
-
-def _variable_scope(model: keras.Model):
-    """The context in which variables of a model's training are created."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return strategy.scope() if strategy is not None else contextlib.nullcontext()
-
-
-def _variable(shape, dtype: str, name: str) -> keras.Variable:
-    return keras.Variable(
-        "zeros", shape=shape, dtype=dtype, trainable=False, autocast=False, name=name
-    )

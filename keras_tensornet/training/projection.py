@@ -13,7 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_tensornet.compression.weighted import refine
+from keras_tensornet.compression.weighted import (
+    Metric,
+    refine,
+    weighted_decomposition,
+    weighted_error,
+)
 from keras_tensornet.contraction import kernel_plan, to_keras_layout
 from keras_tensornet.kernels import decompose_kernel, norm
 from keras_tensornet.modes import KernelModes
@@ -49,6 +54,7 @@ def project_to_cores(
     network: Network,
     modes: KernelModes,
     start: list[np.ndarray] | None = None,
+    metric: Metric | None = None,
 ) -> list[np.ndarray]:
     """The cores of a projection, no farther from the kernel than those of the last one.
 
@@ -59,20 +65,30 @@ def project_to_cores(
     Args:
         kernel, network, modes: as in `project_kernel`.
         start: cores of an earlier projection.
+        metric: what the errors of a kernel count, from calibration data; None for all alike.
 
     Returns:
         float64 cores.
     """
     kernel = np.asarray(kernel, dtype="float64")
-    cores = decompose_kernel(kernel, network, modes)
+    if metric is None:
+        cores = decompose_kernel(kernel, network, modes)
+    else:
+        cores = weighted_decomposition(kernel, network, modes, metric)
     if start is None:
         return cores
-    before = norm(kernel - merge_cores(start, network, modes))
-    if before >= norm(kernel - merge_cores(cores, network, modes)):
+
+    def distance(cores) -> float:
+        if metric is None:
+            return norm(kernel - merge_cores(cores, network, modes))
+        return weighted_error(kernel, network, modes, metric, cores) * norm(kernel)
+
+    before = distance(start)
+    if before >= distance(cores):
         return cores
     if before <= ROUNDOFF * norm(kernel):
         return start
-    return refine(kernel, network, modes, _PlainMetric(), start)
+    return refine(kernel, network, modes, metric or _PlainMetric(), start)
 
 
 def merge_cores(cores: list[np.ndarray], network: Network, modes: KernelModes) -> np.ndarray:

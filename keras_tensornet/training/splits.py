@@ -13,8 +13,9 @@ from keras_tensornet import formats
 from keras_tensornet.compression.choosing import rules
 from keras_tensornet.compression.choosing.subjects import Subject
 from keras_tensornet.compression.kinds import find_targets
-from keras_tensornet.compression.planning import plan_compression
+from keras_tensornet.compression.planning import calibrated_subjects, plan_compression
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
+from keras_tensornet.compression.weighted import Metric
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
 
@@ -82,6 +83,13 @@ def targets_of(model: keras.Model, plan: CompressionPlan) -> list[Target]:
             f"dense. Lower the ranks, or take layers in with `include`:\n{plan}"
         )
     return targets
+
+
+def metrics_of(model: keras.Model, targets: list[Target], data) -> list[Metric | None]:
+    """What errors of each kernel count on calibration data; None where that cannot be measured."""
+    found = {target.path: target for target in find_targets(model)}
+    wanted = [found[target.path] for target in targets]
+    return [subject.metric for subject in calibrated_subjects(model, wanted, data)]
 
 
 def _target(choice: LayerChoice, found: Mapping) -> Target:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from keras_tensornet.compression.weighted import Metric
 from keras_tensornet.kernels import norm
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
@@ -32,8 +33,9 @@ class Residuals:
         dual: |Z - Z before| / |W|, how much the low-rank copy still moves (the dual residual of
             Boyd et al., rho |Z - Z before|, in units of rho |W|).
         penalty: rho/2 |W - Z + U|^2 as training saw it last, before the update.
-        rho: the penalty parameter that training sees next.
+        rho: the penalty parameter that training sees next; 0 where the pull is no penalty.
         kernel_norm: |W|.
+        size: |U| / |W| after the update; at 1 it sits at its limit.
     """
 
     primal: float
@@ -41,6 +43,7 @@ class Residuals:
     penalty: float
     rho: float
     kernel_norm: float
+    size: float = 0.0
 
 
 @dataclass
@@ -50,13 +53,16 @@ class Splitting:
     Attributes:
         path: path of the layer in its model.
         network: the low-rank set: cores and ranks.
+        current: the same with the ranks that projections have now.
         modes: the modes of the kernel.
-        rho: penalty parameter, positive.
+        rho: penalty parameter, positive; 0 where the pull is no penalty.
         adaptive: whether rho follows the residuals.
         z: the low-rank copy, in the kernel's shape; None before `start`.
         u: the scaled dual variable, in the kernel's shape.
         cores: the cores of Z, from which the next projection may begin; None while Z is no
             projection.
+        dual: whether there is a U; without one kernels are pulled to Z.
+        metric: what errors count in the projection; None for all alike.
         first_rho: rho at the start, below which it never falls.
     """
 
@@ -68,10 +74,13 @@ class Splitting:
     z: np.ndarray | None = None
     u: np.ndarray | None = None
     cores: list[np.ndarray] | None = None
+    dual: bool = True
+    metric: Metric | None = None
     first_rho: float = field(init=False)
+    current: Network = field(init=False)
 
     def __post_init__(self):
-        self.first_rho = self.rho
+        self.first_rho, self.current = self.rho, self.network
 
     @property
     def target(self) -> np.ndarray:
@@ -102,24 +111,40 @@ class Splitting:
         penalty = 0.5 * self.rho * norm(kernel - self.target) ** 2
         z = self._project(kernel + u)
         gap, move = kernel - z, z - before
-        wanted = u + gap
+        wanted = u + gap if self.dual else u
         self.u = _bounded(wanted, norm(kernel))
         if self.adaptive:
             outgrown = norm(wanted) > norm(kernel)
             self._balance(norm(gap), norm(move), max(norm(kernel), norm(z)), outgrown)
         scale = norm(kernel) or 1.0
-        return Residuals(norm(gap) / scale, norm(move) / scale, penalty, self.rho, scale)
+        size = norm(self.u) / scale
+        return Residuals(norm(gap) / scale, norm(move) / scale, penalty, self.rho, scale, size)
+
+    def replace(self, kernel: np.ndarray) -> Residuals:
+        """Project a kernel that is then to become Z itself; U is nothing from here on."""
+        before, u = self.z_and_u()
+        z = self._project(kernel)
+        self.u = np.zeros_like(u)
+        scale = norm(kernel) or 1.0
+        gap, move = norm(kernel - z) / scale, norm(z - before) / scale
+        return Residuals(gap, move, 0.0, self.rho, scale)
+
+    def resize(self, network: Network) -> None:
+        """Project onto other ranks from the next update on."""
+        if network != self.current:
+            self.current, self.cores = network, None
 
     def measure(self, kernel: np.ndarray) -> Residuals:
         """How a kernel stands before the first update: Z has not moved yet."""
-        z, _ = self.z_and_u()
+        z, u = self.z_and_u()
         size = norm(kernel) or 1.0
         penalty = 0.5 * self.rho * norm(kernel - self.target) ** 2
-        return Residuals(norm(kernel - z) / size, 0.0, penalty, self.rho, size)
+        return Residuals(norm(kernel - z) / size, 0.0, penalty, self.rho, size, norm(u) / size)
 
     def _project(self, kernel: np.ndarray) -> np.ndarray:
-        self.cores = project_to_cores(kernel, self.network, self.modes, self.cores)
-        self.z = merge_cores(self.cores, self.network, self.modes).astype(kernel.dtype)
+        network = self.current
+        self.cores = project_to_cores(kernel, network, self.modes, self.cores, self.metric)
+        self.z = merge_cores(self.cores, network, self.modes).astype(kernel.dtype)
         return self.z
 
     def _balance(self, gap: float, move: float, size: float, outgrown: bool = False) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from keras_tensornet.files import write_whole
 from keras_tensornet.training.splitting import Splitting
 
-VERSION = 1
+VERSION = 2
 
 
 def save_state(path: str | os.PathLike, splittings: list[Splitting], counts: dict) -> None:
@@ -72,6 +72,7 @@ def load_state(path: str | os.PathLike, splittings: list[Splitting]) -> dict:
     for number, (saved, splitting) in enumerate(zip(header["kernels"], splittings, strict=True)):
         splitting.z, splitting.u = arrays[f"z{number}"], arrays[f"u{number}"]
         splitting.rho, splitting.first_rho = saved["rho"], saved["first_rho"]
+        splitting.resize(splitting.network.with_ranks(tuple(saved["rank"])))
         places = range(saved["num_cores"])
         splitting.cores = [arrays[f"core{number}_{place}"] for place in places] or None
     return header["counts"]
@@ -99,6 +100,7 @@ def _describe(splitting: Splitting) -> dict:
         "path": splitting.path,
         "shape": list(splitting.modes.kernel_shape),
         "network": json.loads(json.dumps(splitting.network.to_config())),
+        "rank": list(splitting.current.rank),
         "rho": splitting.rho,
         "first_rho": splitting.first_rho,
         "num_cores": len(splitting.cores or []),
