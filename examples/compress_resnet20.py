@@ -5,7 +5,11 @@ with ranks by a uniform ratio and by one budget, with and without calibration da
 figure. With `--finetune EPOCHS` it trains models that were compressed by budget with calibration:
 three times fewer parameters without loss is the claim of Gabor & Zdunek 2022 for tensor trains.
 
+With `--recover` it trains them on the same unlabelled images, towards the dense model's outputs,
+for several draws of the images (`--seeds`, `--images`).
+
     python examples/compress_resnet20.py --model resnet20_cifar10.keras
+    python examples/compress_resnet20.py --model resnet20_cifar10.keras --recover
     python examples/compress_resnet20.py --model resnet20_cifar10.keras \\
         --formats tt tr --sizes 3 4 --finetune 3
 
@@ -29,13 +33,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import records
+from images import shifted
 
 from keras_tensornet import datasets, models
 from keras_tensornet.compression import (
     Calibration,
+    RecoverySettings,
     calibrate,
     compress_model,
     plan_compression,
+    recover,
 )
 from keras_tensornet.files import write_whole
 from keras_tensornet.training import finetune
@@ -85,6 +92,27 @@ class Study:
         return compress_model(
             self.model, format=format, ratio=ratio, calibration_data=data, recover=False
         )
+
+    def recovered(self, format: str, size: float, seed: int, images: int) -> None:
+        """Compress by budget with calibration, recover without labels, write both accuracies down.
+
+        The number of steps is fixed, not the time, so that the machine has no part in the result.
+        """
+        settings = {"format": format, "size": size, "recover": True, "seed": seed, "images": images}
+        if records.find(self.results, settings) is not None:
+            return
+        start = time.perf_counter()
+        small = self.compressed(format, size, "budget", True)
+        seconds = round(time.perf_counter() - start, 1)
+        run = {"settings": settings, "params": small.count_params(), "before": self.accuracy(small)}
+        how = RecoverySettings(seconds=None, augment=shifted, seed=seed)
+        better = recover(self.model, small, self.calibration, how)
+        done = better.recovery
+        run |= {"seconds": {"compression": seconds, "recovery": round(done.seconds, 1)}}
+        run |= {"steps": done.steps, "held_out": [done.before, done.after]}
+        run["accuracy"] = self.accuracy(better)
+        records.add(self.results, run)
+        print(f"{settings}: {run['before']:.4f} -> {run['accuracy']:.4f}", flush=True)
 
     def finetuned(self, format: str, size: float, epochs: int) -> None:
         """Compress by budget with calibration, train, and write the accuracy down."""
@@ -151,6 +179,12 @@ def draw(results: Path, path: Path, dense: tuple[int, float]) -> None:
     write_whole(path, lambda draft: figure.savefig(draft, dpi=130))
 
 
+def calibration(model: keras.Model, data, seed: int, images: int) -> Calibration:
+    """What some training images say of the model, drawn by a seed, without their labels."""
+    chosen = np.random.default_rng(seed).permutation(len(data.x_train))[:images]
+    return calibrate(model, data.x_train[chosen])
+
+
 def load_model(path: Path | None) -> keras.Model:
     """The trained model, or for a smoke run a small one without training."""
     if path is not None:
@@ -170,6 +204,9 @@ def main() -> None:
     parser.add_argument(
         "--finetune", type=int, default=0, metavar="EPOCHS", help="train compressed models instead"
     )
+    parser.add_argument("--recover", action="store_true", help="recover compressed models instead")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(SEED,), help="of the images")
+    parser.add_argument("--images", type=int, default=IMAGES, help="training images, no labels")
     parser.add_argument("--results", type=Path, default=FOLDER / "compression_resnet20.json")
     parser.add_argument("--smoke", action="store_true", help="random weights and images, seconds")
     arguments = parser.parse_args()
@@ -184,10 +221,16 @@ def main() -> None:
     else:
         data = datasets.load("cifar10")
     model = load_model(arguments.model)
-    chosen = np.random.default_rng(SEED).permutation(len(data.x_train))[:IMAGES]
-    study = Study(model, data, calibrate(model, data.x_train[chosen]), arguments.results)
+    study = Study(model, data, calibration(model, data, SEED, IMAGES), arguments.results)
     dense = (model.count_params(), study.accuracy(model))
     print(f"dense: {dense[0]:,} parameters, {dense[1]:.4f}", flush=True)
+    if arguments.recover:
+        for seed in arguments.seeds:
+            known = calibration(model, data, seed, arguments.images)
+            study = Study(model, data, known, arguments.results)
+            for size, format in product(arguments.sizes, arguments.formats):
+                study.recovered(format, size, seed, arguments.images)
+        return
     for format, size in product(arguments.formats, arguments.sizes):
         if arguments.finetune:
             study.finetuned(format, size, arguments.finetune)

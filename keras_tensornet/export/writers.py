@@ -13,6 +13,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_tensornet.export.compaction import compacted
+
 SERVING = "serving_default"
 Endpoint = str | Callable
 
@@ -78,7 +80,7 @@ def write_litert(model, path: Path, quantize: str | None, calibration) -> None:
             converter.target_spec.supported_types = [tf.float16]
         elif quantize == "int8" and calibration is not None:
             converter.representative_dataset = lambda: _one_by_one(calibration)
-        path.write_bytes(converter.convert())
+        path.write_bytes(compacted(converter.convert()))
 
 
 def write_onnx(model, path: Path) -> None:

@@ -19,7 +19,7 @@ from keras_tensornet.compression.recovery.settings import RecoverySettings
 from keras_tensornet.compression.recovery.student import Student, Teacher
 
 FEWEST_STEPS = 400
-EPOCHS = 40
+EPOCHS = 30
 # Targets of the dense network are kept in memory up to this, else computed in every step.
 MOST_BYTES = 1 << 30
 # Examples that distances get their scales from.

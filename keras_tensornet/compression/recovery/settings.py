@@ -20,7 +20,7 @@ class RecoverySettings:
         seconds: time limit for the whole of `recover`, None for none. Training is planned to end in
             time: where `epochs` would take longer there are fewer steps, and the learning rate
             falls to zero all the same. Results then depend on how fast the machine is.
-        epochs: passes over the examples, both phases together. None takes 40, and more where that
+        epochs: passes over the examples, both phases together. None takes 30, and more where that
             would be fewer than 400 steps.
         blocks: share in [0, 1) of the steps in which each block is trained on its own.
         features: weight of the ends of the blocks against the outputs of the network, in the
@@ -41,7 +41,7 @@ class RecoverySettings:
         seed: of the order of examples, of what is held out and of `augment`.
     """
 
-    seconds: float | None = 75.0
+    seconds: float | None = 80.0
     epochs: int | None = None
     blocks: float = 0.25
     features: float = 0.5
