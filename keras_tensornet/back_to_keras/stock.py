@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -40,11 +41,9 @@ def stock_chain(layer) -> list[keras.layers.Layer] | None:
         The chain with the fewest parameters; None where the merged layer has no more than that, or
         stock layers cannot express any.
     """
-    if not isinstance(layer, (FactorizedDense, FactorizedConv)):
+    kind = _kind_of(layer)
+    if kind is None or layer.kernel_constraint is not None or layer.modes.padding != (0, 0):
         return None
-    if layer.kernel_constraint is not None or layer.modes.padding != (0, 0):
-        return None
-    kind = _DenseChain if isinstance(layer, FactorizedDense) else _ConvChain
     chains = [kind(layer, plan) for plan in _plans(layer)]
     chains = [chain for chain in chains if chain.possible()]
     best = min(chains, key=lambda chain: (chain.num_params(), len(chain.steps)), default=None)
@@ -245,6 +244,17 @@ class _DenseChain(_Chain):
             # Softmax is over all units, so it comes once they are on one axis again.
             parts.append((layers.Activation(last["activation"], **self.common()), []))
         return parts
+
+
+# The calls that chains are known for; a subclass with a call of its own may do something else.
+CHAINS: dict[Any, type[_Chain]] = {FactorizedDense: _DenseChain, FactorizedConv: _ConvChain}
+
+
+def _kind_of(layer: Any) -> type[_Chain] | None:
+    for kind, chain in CHAINS.items():
+        if isinstance(layer, kind) and type(layer).call is kind.call:
+            return chain
+    return None
 
 
 def _runs(present: Labels, wanted: Labels) -> list[Labels]:

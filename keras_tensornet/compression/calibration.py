@@ -17,7 +17,6 @@ from keras import ops
 
 from keras_tensornet.compression.covariance import patch_moments
 from keras_tensornet.compression.kinds import Target, find_targets
-from keras_tensornet.compression.patches import Geometry
 from keras_tensornet.layers.equations import parse_equation
 from keras_tensornet.reading import Batches, read_inputs
 
@@ -93,29 +92,21 @@ def calibration_inputs(data):
 
 
 def _known(model: keras.Model, targets: list[Target], data) -> dict[str, Knowledge]:
-    chosen = {}
-    for target in targets:
-        patch = _patch_of(target)
-        if patch is not None and patch <= LONGEST_PATCH:
-            chosen[target.path] = target.layer, patch
+    by_path = {target.path: target for target in targets}
+    found = {path: target.kind.geometry(target.layer) for path, target in by_path.items()}
+    chosen = {
+        path: geometry
+        for path, geometry in found.items()
+        if geometry is not None and geometry.patch <= LONGEST_PATCH
+    }
     known = {}
     for path, (gram, mean) in patch_moments(model, chosen, data).items():
         if np.trace(gram, axis1=1, axis2=2).min() > 0:  # else its inputs were all zero
-            layer, patch = chosen[path]
-            outputs = math.prod(layer.kernel.shape) // patch
-            absorbed = mean if absorbs_mean(layer, outputs) else None
-            known[path] = Knowledge(gram, absorbed, output_scale(layer, outputs))
+            target = by_path[path]
+            outputs = math.prod(target.kernel_shape) // chosen[path].patch
+            absorbed = mean if absorbs_mean(target.layer, outputs) else None
+            known[path] = Knowledge(gram, absorbed, output_scale(target.layer, outputs))
     return known
-
-
-def _patch_of(target: Target) -> int | None:
-    """Entries of a layer's patch; None where it has none that can be recorded."""
-    if not target.row.patches:
-        return None
-    try:
-        return Geometry(target.layer).patch
-    except ValueError:  # an einsum that is no matrix product, which no format takes either
-        return None
 
 
 def absorbs_mean(layer, outputs: int) -> bool:

@@ -145,7 +145,7 @@ def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progres
     wanted = [choice for choice in plan if choice.format is not None]
     for choice in plan:
         target = targets.get(choice.path)
-        shape = None if target is None else tuple(target.row.kernel(target.layer).shape)
+        shape = None if target is None else target.kernel_shape
         if shape != tuple(choice.kernel_shape):
             raise ValueError(
                 f"The plan was made for another model: its layer '{choice.path}' has a kernel of "

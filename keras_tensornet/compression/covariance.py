@@ -33,7 +33,8 @@ def patch_moments(
 
     Args:
         model: a built model; it stays as it was.
-        paths: of layers whose patches a `Geometry` describes, as `walk_layers` gives them; a
+        paths: of layers whose patches a `Geometry` describes, as `walk_layers` gives them, or
+            `path -> Geometry` where the layers' kinds have their own; a
             recurrent layer's path stands for its input kernel, and with "/recurrent_kernel" after
             it for the kernel that its hidden states are multiplied by. Positions of a sequence
             that Keras' mask leaves out do not count, nor those that an input of the model named
@@ -48,13 +49,12 @@ def patch_moments(
     Raises:
         TypeError, ValueError: if the data does not fit the model, or holds no batch.
     """
-    paths = list(paths)
     layers = _layers(model, paths)
     data = read_inputs(model, data, batch_size, name="calibration_data")
     recorder = _recorded(model, layers, data, Recorder())
     if recorder.unsteady:
         recorder = _recorded(model, layers, data, Recorder(share=False))
-    found = {path: recorder.moments(path) for path in paths}
+    found = {path: recorder.moments(path) for path in layers}
     return {path: moments for path, moments in found.items() if moments is not None}
 
 
@@ -86,12 +86,13 @@ def _unchanged(model) -> Iterator[None]:
             variable.assign(value)
 
 
-def _layers(model, paths: list[str]) -> dict[str, tuple]:
+def _layers(model, paths: Iterable[str]) -> dict[str, tuple]:
     """`path -> (layer, geometry, recurrent)`."""
     known = dict(walk_layers(model))
+    given = paths if isinstance(paths, Mapping) else {}
     found = {}
     for path in paths:
         layer = known.get(path.removesuffix(RECURRENT_KERNEL))
         recurrent = path not in known and isinstance(layer, RECURRENT)
-        found[path] = layer, Geometry(layer, recurrent), recurrent
+        found[path] = layer, given.get(path) or Geometry(layer, recurrent), recurrent
     return found

@@ -1,13 +1,14 @@
-"""Which layers can be compressed: one table row per dense Keras layer, and the choice among them.
+"""Which layers can be compressed: the kinds of dense Keras layers, and the choice among layers.
 
-A row says where the layer keeps its kernel, which factorized layer stands for it, and how that is
-made around given cores. A new kind of layer is one row here.
+A `Kind` says where a layer keeps its kernels, which factorized layer stands for it, how that is
+made around given cores, what it costs and what calibration sees of it. A new kind of layer is one
+row here, or one call of `register` elsewhere.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import keras
@@ -15,38 +16,183 @@ from keras import ops
 
 from keras_tensornet import formats, layers
 from keras_tensornet.compression.ends import EMBEDDING, ends
-from keras_tensornet.layers.common import DENSE_ONLY, FactorizedMethods, settings_of
+from keras_tensornet.compression.patches import Geometry
+from keras_tensornet.contraction import Workload
+from keras_tensornet.layers.common import DENSE_ONLY, settings_of
 from keras_tensornet.rewriting.walker import walk_layers
 from keras_tensornet.shapes import built_shape
 
 
-@dataclass(frozen=True)
-class Row:
-    """One kind of dense layer.
+class Kind:
+    """One kind of dense layer, and all that planning, calibration and searches ask of it.
 
-    Attributes:
-        dense: the Keras class.
+    A new kind is an instance, or a subclass where a default does not fit, given to `register`. What
+    is asked of the factorized layer, its class answers itself: see
+    `keras_tensornet.layers.common.FactorizedMethods`.
+
+    Args:
+        dense: the class of the layer that is replaced; exactly it, not its subclasses, whose calls
+            may mean something else.
         factorized: the class that stands for it and takes any format by `format=`.
-        kernel: `layer -> variable`, the kernel that is decomposed.
-        holder: `factorized layer -> layer` that holds its cores.
-        shell: `(factorized class, layer, arguments) -> factorized layer`, built, with the dense
-            layer's settings and biases, its cores not yet set.
         family: of kernels, "dense" or "conv", by which formats say what suits trained ones
             (`Format.whole`); None for others.
-        patches: whether calibration can record the layer's input patches.
+        arranged: whether `Geometry` knows the patches of its inputs, so that it can be calibrated.
     """
 
-    dense: type
-    factorized: type
-    kernel: Callable
-    holder: Callable
-    shell: Callable
-    family: str | None = None
-    patches: bool = False
+    def __init__(
+        self,
+        dense: type[keras.layers.Layer],
+        factorized: type[keras.layers.Layer],
+        family: str | None = None,
+        arranged: bool = True,
+    ):
+        self.dense, self.factorized = dense, factorized
+        self.family, self.arranged = family, arranged
 
-    def arguments(self, format: str) -> dict:
+    def kernels(self, layer) -> dict[str, keras.Variable]:
+        """The kernels that cores can stand for, by the argument that takes their ranks.
+
+        The first is the one that plans decompose.
+        """
+        return {"rank": layer.kernel}
+
+    def kernel(self, layer) -> keras.Variable:
+        """The kernel that plans decompose."""
+        return next(iter(self.kernels(layer).values()))
+
+    def arguments(self, layer, format: str) -> dict:
         """Arguments of the factorized layer that suit a trained kernel in a format."""
         return formats.get(format).trained_arguments(self.family)
+
+    def shell(self, layer, arguments: dict):
+        """The factorized layer, built, with the dense one's settings and biases and unset cores."""
+        config = settings_of(layer, DENSE_ONLY) | {"kernel_initializer": "zeros"} | arguments
+        result = self.factorized(**config)
+        result.build(built_shape(layer))
+        # The initializer is only of use while building; the layer keeps the dense layer's.
+        result.kernel_initializer = layer.kernel_initializer
+        if layer.bias is not None:
+            # A copy: on JAX the two would share a buffer, which training one of them deletes.
+            result.bias.assign(ops.copy(layer.bias))
+        return result
+
+    def fresh(self, layer, arguments: dict):
+        """The factorized layer, built, with weights as its initializers make them."""
+        result = self.factorized(**(settings_of(layer, DENSE_ONLY) | arguments))
+        result.build(built_shape(layer))
+        return result
+
+    def holder(self, factorized):
+        """What of the factorized layer holds the cores of the first kernel."""
+        return factorized
+
+    def workload(self, layer, holder, batch_size: int) -> Workload | None:
+        """What one batch makes the kernel compute; None where nothing is multiplied."""
+        return holder.workload((batch_size, *built_shape(layer)[1:]), merged=True)
+
+    def geometry(self, layer) -> Geometry | None:
+        """The patches that the first kernel is multiplied with; None where they are not known."""
+        if not self.arranged:
+            return None
+        try:
+            return Geometry(layer)
+        except ValueError:  # an einsum that is no matrix product, which no format takes either
+            return None
+
+
+class ConvKind(Kind):
+    """Convolutions: the spatial modes of a 1x1 kernel are one."""
+
+    def arguments(self, layer, format: str) -> dict:
+        """Arguments of the factorized layer that suit a trained kernel in a format."""
+        pointwise = all(extent == 1 for extent in layer.kernel_size)
+        return super().arguments(layer, format) | ({"spatial": "joint"} if pointwise else {})
+
+
+class EmbeddingKind(Kind):
+    """Tables, of which rows are looked up."""
+
+    def kernels(self, layer) -> dict[str, keras.Variable]:
+        """The table."""
+        return {"rank": layer.embeddings}
+
+    def shell(self, layer, arguments: dict):
+        """The factorized layer, built, its cores unset."""
+        config = {key: value for key, value in layer.get_config().items() if key not in DENSE_ONLY}
+        result = self.factorized.from_config(config | arguments)
+        result.build()
+        return result
+
+    def workload(self, layer, holder, batch_size: int) -> None:
+        """None: looking up is no multiplication."""
+        return None
+
+
+class RecurrentKind(Kind):
+    """Recurrent layers: their cell holds the kernels."""
+
+    def kernels(self, layer) -> dict[str, keras.Variable]:
+        """The kernel of the inputs, and that of the states."""
+        return {"rank": layer.cell.kernel, "recurrent_rank": layer.cell.recurrent_kernel}
+
+    def shell(self, layer, arguments: dict):
+        """The factorized layer, built, with recurrent kernel and biases, the cores unset."""
+        result = self.factorized.from_config(layer.get_config() | arguments)
+        result.build(built_shape(layer) or (None, None, layer.cell.kernel.shape[0]))
+        result.assign_recurrence_of(layer)
+        return result
+
+    def holder(self, factorized):
+        """The cell."""
+        return factorized.cell
+
+
+def _of_keras(kind: type[Kind], name: str, *settings, **more) -> Kind:
+    factorized = getattr(layers, f"Factorized{name}")
+    return kind(getattr(keras.layers, name), factorized, *settings, **more)
+
+
+KINDS: dict[type, Kind] = {
+    kind.dense: kind
+    for kind in (
+        _of_keras(Kind, "Dense", "dense"),
+        _of_keras(ConvKind, "Conv1D", "conv"),
+        _of_keras(ConvKind, "Conv2D", "conv"),
+        _of_keras(ConvKind, "Conv3D", "conv"),
+        _of_keras(ConvKind, "Conv2DTranspose", "conv"),
+        _of_keras(Kind, "EinsumDense", "dense"),
+        _of_keras(EmbeddingKind, "Embedding", arranged=False),
+        _of_keras(RecurrentKind, "LSTM", arranged=False),
+        _of_keras(RecurrentKind, "GRU", arranged=False),
+    )
+}
+
+
+def register(kind: Kind) -> Kind:
+    """Add a kind of layer of your own, which from then on is planned and compressed as any other.
+
+    Args:
+        kind: see `Kind`; its dense class must be new to the table.
+
+    Returns:
+        The kind.
+
+    Raises:
+        TypeError: if it is no `Kind`.
+        ValueError: if its dense class has a kind already.
+    """
+    if not isinstance(kind, Kind):
+        raise TypeError(
+            "Only a `keras_tensornet.compression.kinds.Kind` can be registered. Received: "
+            f"{kind!r} of type {type(kind).__name__}."
+        )
+    if kind.dense in KINDS:
+        raise ValueError(
+            f"Layers of class {kind.dense.__name__} have a kind already, "
+            f"{type(KINDS[kind.dense]).__name__}. Subclass the layer and register that."
+        )
+    KINDS[kind.dense] = kind
+    return kind
 
 
 @dataclass(frozen=True)
@@ -56,94 +202,39 @@ class Target:
     Attributes:
         path: as `walk_layers` gives it.
         layer: the dense layer.
-        row: its kind.
+        kind: what it is.
     """
 
     path: str
     layer: keras.layers.Layer
-    row: Row
+    kind: Kind
 
+    @property
+    def kernel(self) -> keras.Variable:
+        """The variable that is decomposed."""
+        return self.kind.kernel(self.layer)
 
-def _kernel_shell(cls, layer, arguments: dict):
-    config = settings_of(layer, DENSE_ONLY) | {"kernel_initializer": "zeros"} | arguments
-    result = cls(**config)
-    result.build(built_shape(layer))
-    # The initializer is only of use while building; the layer keeps the dense layer's.
-    result.kernel_initializer = layer.kernel_initializer
-    if layer.bias is not None:
-        # A copy: on JAX the two would share a buffer, which training one of them deletes.
-        result.bias.assign(ops.copy(layer.bias))
-    return result
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """The kernel's shape in Keras layout."""
+        return tuple(self.kernel.shape)
 
-
-def _embedding_shell(cls, layer, arguments: dict):
-    config = {key: value for key, value in layer.get_config().items() if key not in DENSE_ONLY}
-    result = cls.from_config(config | arguments)
-    result.build()
-    return result
-
-
-def _recurrent_shell(cls, layer, arguments: dict):
-    result = cls.from_config(layer.get_config() | arguments)
-    result.build(built_shape(layer) or (None, None, layer.cell.kernel.shape[0]))
-    result.assign_recurrence_of(layer)
-    return result
-
-
-def _itself(layer):
-    return layer
-
-
-def _row(name: str, kernel, shell, holder=_itself, family=None, patches=False) -> Row:
-    return Row(
-        getattr(keras.layers, name),
-        getattr(layers, f"Factorized{name}"),
-        kernel,
-        holder,
-        shell,
-        family,
-        patches,
-    )
-
-
-def _kernel_of(layer):
-    return layer.kernel
-
-
-def _cell_kernel_of(layer):
-    return layer.cell.kernel
-
-
-def _cell_of(layer):
-    return layer.cell
-
-
-ROWS: dict[type, Row] = {
-    row.dense: row
-    for row in (
-        _row("Dense", _kernel_of, _kernel_shell, family="dense", patches=True),
-        _row("Conv1D", _kernel_of, _kernel_shell, family="conv", patches=True),
-        _row("Conv2D", _kernel_of, _kernel_shell, family="conv", patches=True),
-        _row("Conv3D", _kernel_of, _kernel_shell, family="conv", patches=True),
-        _row("Conv2DTranspose", _kernel_of, _kernel_shell, family="conv", patches=True),
-        _row("EinsumDense", _kernel_of, _kernel_shell, family="dense", patches=True),
-        _row("Embedding", lambda layer: layer.embeddings, _embedding_shell),
-        _row("LSTM", _cell_kernel_of, _recurrent_shell, holder=_cell_of),
-        _row("GRU", _cell_kernel_of, _recurrent_shell, holder=_cell_of),
-    )
-}
+    def shell(self, format: str, rank, arguments: Mapping):
+        """The factorized layer in a format, its cores unset, and the part that holds them."""
+        result = self.kind.shell(self.layer, {"format": format, "rank": rank, **arguments})
+        return result, self.kind.holder(result)
 
 
 def find_targets(model: keras.Model) -> list[Target]:
-    """The layers of a model that some row of the table stands for, in the model's order.
+    """The layers of a model that some kind of the table stands for, in the model's order.
 
     Raises:
         ValueError: if one of them is not built.
     """
     targets = [
-        Target(path, layer, ROWS[type(layer)])
+        Target(path, layer, KINDS[type(layer)])
         for path, layer in walk_layers(model)
-        if type(layer) in ROWS and not getattr(layer, "quantization_mode", None)
+        if type(layer) in KINDS and not getattr(layer, "quantization_mode", None)
     ]
     for target in targets:
         if not target.layer.built:
@@ -236,13 +327,11 @@ def factorized_layer(target: Target, format: str, rank, cores, arguments: dict):
     Returns:
         A built layer with the target's name and settings.
     """
-    row = target.row
-    result = row.shell(row.factorized, target.layer, {"format": format, "rank": rank, **arguments})
-    holder: FactorizedMethods = row.holder(result)
+    result, holder = target.shell(format, rank, arguments)
     holder.assign_cores(cores)
     return result
 
 
 def kernel_array(target: Target):
     """The kernel as a NumPy array in Keras layout."""
-    return ops.convert_to_numpy(target.row.kernel(target.layer))
+    return ops.convert_to_numpy(target.kernel)

@@ -16,7 +16,7 @@ from keras_tensornet import formats, validation
 from keras_tensornet.contraction import kernel_plan, to_keras_layout
 from keras_tensornet.formats import Rank
 from keras_tensornet.kernels import FactorizedKernel, decompose_kernel, network_of_cores
-from keras_tensornet.layers.common import FactorizedMethods, one_threshold
+from keras_tensornet.layers.common import one_threshold
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network, largest_useful_ranks
 from keras_tensornet.rewriting.walker import rewrite_model
@@ -144,7 +144,7 @@ def _bounded(ranks: tuple[int, ...], bounds: Rank) -> tuple[int, ...]:
 def _remade(layer, change):
     """The same layer with `(network, cores)` of each of its kernels replaced by `change(it)`."""
     config, new_cores = layer.get_config(), {}
-    for argument, holder in _holders(layer).items():
+    for argument, holder in layer.rank_holders.items():
         network, cores = _fitted(holder, *change(holder))
         new_cores[argument] = cores
         if config.get("network") is not None:
@@ -155,7 +155,7 @@ def _remade(layer, change):
     result.build_from_config(layer.get_build_config())
     for old, new in zip(_other_weights(layer), _other_weights(result), strict=True):
         new.assign(old)
-    for argument, holder in _holders(result).items():
+    for argument, holder in result.rank_holders.items():
         holder.assign(new_cores[argument])
     result.trainable = layer.trainable
     return result
@@ -163,7 +163,7 @@ def _remade(layer, change):
 
 def _other_weights(layer) -> list:
     """All weights but the cores, whose number may change with the ranks."""
-    held = {id(core) for holder in _holders(layer).values() for core in holder.cores}
+    held = {id(core) for holder in layer.rank_holders.values() for core in holder.cores}
     return [weight for weight in layer.weights if id(weight) not in held]
 
 
@@ -261,15 +261,8 @@ def _arrays(holder: FactorizedKernel) -> list[np.ndarray]:
     return [ops.convert_to_numpy(core).astype("float64") for core in holder.cores]
 
 
-def _holders(layer) -> dict[str, FactorizedKernel]:
-    """The kernels of a layer by the argument that holds their rank."""
-    cell = getattr(layer, "cell", layer)
-    recurrent = getattr(cell, "_recurrent_cores", None)
-    return {"rank": cell._kernel} | ({"recurrent_rank": recurrent} if recurrent else {})
-
-
 def _is_factorized(layer) -> bool:
-    return isinstance(getattr(layer, "cell", layer), FactorizedMethods)
+    return hasattr(type(layer), "rank_holders")
 
 
 def _checked(layer):

@@ -217,6 +217,14 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         self._built_kernel()
         return [] if self._recurrent_cores is None else list(self._recurrent_cores.cores)
 
+    @property
+    def rank_holders(self) -> dict[str, FactorizedKernel]:
+        """The kernels that are networks, by the argument that takes their ranks."""
+        holders = super().rank_holders
+        if self._recurrent_cores is not None:
+            holders["recurrent_rank"] = self._recurrent_cores
+        return holders
+
     def get_initial_state(self, batch_size=None):
         """Zeros (batch, units), one for each state."""
         count = len(self.state_size) if isinstance(self.state_size, list) else 1

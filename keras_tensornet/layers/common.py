@@ -184,6 +184,11 @@ class FactorizedMethods(HasImplementation):
         return list(self._built_kernel().cores)
 
     @property
+    def rank_holders(self) -> dict[str, FactorizedKernel]:
+        """The kernels that are networks, by the argument that takes their ranks."""
+        return {"rank": self._built_kernel()}
+
+    @property
     def kernel(self):
         """The merged dense kernel as a tensor in Keras layout, by the compiled merge path."""
         return self._built_kernel().value()
@@ -278,8 +283,7 @@ class FactorizedMethods(HasImplementation):
         """
         holder = self._built_kernel()
         kernel = ops.convert_to_numpy(kernel)
-        cores = decompose_kernel(kernel, holder.network, holder.modes)
-        holder.assign(cores)
+        holder.assign(decompose_kernel(kernel, holder.network, holder.modes))
         return relative_error(ops.convert_to_numpy(self.kernel), kernel)
 
     def assign_cores(self, cores) -> None:

@@ -27,6 +27,7 @@ from keras_tensornet.reports.html import page
 from keras_tensornet.reports.plots import draw
 from keras_tensornet.rewriting.walker import walk_layers
 from keras_tensornet.serving.latency import fixed_batch
+from keras_tensornet.shapes import built_shape
 from keras_tensornet.wording import change
 
 
@@ -252,14 +253,13 @@ def compression_report(
 
 
 def _layer_report(target: Target, layer, batch_size: int) -> LayerReport:
-    row = target.row
-    kernel = kernel_array(target)
+    kind, kernel = target.kind, kernel_array(target)
     common: dict[str, Any] = {
         "path": target.path,
         "layer": type(target.layer).__name__,
         "kernel_shape": tuple(kernel.shape),
     }
-    if type(layer) is type(target.layer) or not hasattr(row.holder(layer), "network"):
+    if type(layer) is type(target.layer) or not hasattr(kind.holder(layer), "network"):
         costs = Subject(target).dense_costs()
         return LayerReport(
             **common,
@@ -268,10 +268,10 @@ def _layer_report(target: Target, layer, batch_size: int) -> LayerReport:
             params=(costs.params, costs.params),
             flops=(costs.flops, costs.flops),
             # 0 unless the layer was trained since
-            error=relative_error(keras.ops.convert_to_numpy(row.kernel(layer)), kernel),
+            error=relative_error(keras.ops.convert_to_numpy(kind.kernel(layer)), kernel),
             cuts=(whole_matrix(kernel),),
         )
-    holder = row.holder(layer)
+    holder = kind.holder(layer)
     merged = keras.ops.convert_to_numpy(holder.kernel).astype("float64")
     cores = [keras.ops.convert_to_numpy(core) for core in holder.cores]
     return LayerReport(
@@ -287,11 +287,11 @@ def _layer_report(target: Target, layer, batch_size: int) -> LayerReport:
 
 def _flops(target: Target, holder, size: int, batch_size: int) -> tuple[int, int]:
     """FLOPs of one example, dense and in the plan that a frozen layer runs for that batch."""
-    workload = workload_of(holder, target.layer)
+    workload = workload_of(target, holder)
     if workload is None:
         return 0, 0
     dense = Costs.of_dense(holder.network, size, workload).flops
-    shape = (batch_size, *target.layer.get_build_config()["input_shape"][1:])
+    shape = (batch_size, *built_shape(target.layer)[1:])
     return dense, holder.plan_for(merged=True, input_shape=shape).flops // batch_size
 
 

@@ -70,8 +70,8 @@ class ADMM(keras.callbacks.Callback):
             optimizer that scales gradients, such as Adam, undoes most of it.
         every: "epoch", or after how many training steps Z and U are updated. By default ten times
             an epoch with `pull`, but not before five steps have passed, and once with `rho`.
-        dual: whether there is a U. A penalty needs one to close the gap; a pull that grows closes it
-            alone, and where updates are rare it does better without.
+        dual: whether there is a U. A penalty needs one to close the gap; a pull that grows closes
+            it alone, and where updates are rare it does better without.
         hard: share of the training, at its end, without any pull; after every `hard_every` steps
             kernels themselves are replaced by their projections.
         hard_every: see `hard`.

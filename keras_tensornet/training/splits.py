@@ -98,8 +98,7 @@ def _target(choice: LayerChoice, found: Mapping) -> Target:
             f"The plan must be one for this model. It compresses '{choice.path}', which is not "
             f"among {sorted(found)}. Make it with `plan_compression(model, ...)`."
         )
-    layer, row = found[choice.path].layer, found[choice.path].row
-    variable = row.kernel(layer)
+    layer, variable = found[choice.path].layer, found[choice.path].kernel
     if not isinstance(variable, keras.Variable):
         raise ValueError(
             f"The kernel of '{choice.path}' must be a variable that training changes. Received: "

@@ -13,9 +13,7 @@ import keras_tuner
 
 from keras_tensornet import validation
 from keras_tensornet.compression.kinds import Target, find_targets, left_out
-from keras_tensornet.layers.common import DENSE_ONLY, settings_of
 from keras_tensornet.rewriting.walker import rewrite_model
-from keras_tensornet.shapes import built_shape
 from keras_tensornet.tbasis import fit_tbasis, tbasis_model
 from keras_tensornet.tuner.decompositions import Decompositions
 from keras_tensornet.tuner.objective import SizeObjective, TrialMetrics
@@ -200,7 +198,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         return rewrite_model(dense, lambda layer, path: layers.get(path))
 
     def _arguments(self, target: Target, format: str) -> dict:
-        defaults = target.row.arguments(format) if self.trained else {}
+        defaults = target.kind.arguments(target.layer, format) if self.trained else {}
         chosen = {} if self.arguments is None else dict(self.arguments(target.path, format) or {})
         return {**defaults, **chosen}
 
@@ -232,11 +230,9 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
 
 def _untrained(target: Target, format: str, rank, arguments: dict):
     """A new factorized layer for a dense one, as its initializer makes it; None if it is larger."""
-    config = settings_of(target.layer, DENSE_ONLY) | {"format": format, "rank": rank} | arguments
-    layer = target.row.factorized(**config)
-    layer.build(built_shape(target.layer))
-    holder = target.row.holder(layer)
-    if holder.network.num_params >= math.prod(target.row.kernel(target.layer).shape):
+    layer = target.kind.fresh(target.layer, {"format": format, "rank": rank} | arguments)
+    holder = target.kind.holder(layer)
+    if holder.network.num_params >= math.prod(target.kernel_shape):
         return None
     return layer
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keras_tensornet.compression.kinds import Target
 from keras_tensornet.contraction import Workload, make_plan
-from keras_tensornet.layers import FactorizedEmbedding
 from keras_tensornet.networks import Network
-from keras_tensornet.shapes import built_shape
 
 # The batch that FLOPs and time are counted for; FLOPs are then divided by it.
 BATCH = 32
@@ -45,9 +44,6 @@ class Costs:
         return cls(params, plan.flops // BATCH, plan.seconds)
 
 
-def workload_of(holder, layer) -> Workload | None:
-    """The workload of a factorized layer for one batch; None for embeddings, which look up."""
-    if isinstance(holder, FactorizedEmbedding):
-        return None
-    shape = built_shape(layer)
-    return holder.workload((BATCH, *shape[1:]), merged=True)
+def workload_of(target: Target, holder) -> Workload | None:
+    """What a factorized layer computes for one batch; None for embeddings, which look up."""
+    return target.kind.workload(target.layer, holder, BATCH)

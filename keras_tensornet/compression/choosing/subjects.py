@@ -119,12 +119,12 @@ class Subject:
     @property
     def kernel_shape(self) -> tuple[int, ...]:
         """The kernel's shape in Keras layout."""
-        return tuple(self.target.row.kernel(self.target.layer).shape)
+        return self.target.kernel_shape
 
     @property
     def variable(self):
         """The variable that holds the kernel."""
-        return self.target.row.kernel(self.target.layer)
+        return self.target.kernel
 
     @property
     def modes(self) -> KernelModes:
@@ -143,18 +143,13 @@ class Subject:
         Raises:
             ValueError: if the layer does not come in that format or the arguments do not fit.
         """
-        row = self.target.row
-        arguments = {**row.arguments(format), **(arguments or {})}
-        if _pointwise(self.kernel_shape) and "spatial" not in arguments:
-            arguments["spatial"] = "joint"
+        defaults = self.target.kind.arguments(self.target.layer, format)
+        arguments = {**defaults, **(arguments or {})}
         key = format + json.dumps(arguments, sort_keys=True, default=str)
         if key not in self.forms:
             with validation.quietly():
-                probe = row.shell(
-                    row.factorized, self.target.layer, {"format": format, "rank": 1, **arguments}
-                )
-            holder = row.holder(probe)
-            workload = workload_of(holder, self.target.layer)
+                _, holder = self.target.shell(format, 1, arguments)
+            workload = workload_of(self.target, holder)
             self.forms[key] = Form(format, tuple(arguments.items()), holder.modes, workload)
             if workload is not None:
                 self.dense = Costs.of_dense(holder.network, self.dense.params, workload)
@@ -228,7 +223,3 @@ class Subject:
 def _merged(network: Network, modes: KernelModes, cores) -> np.ndarray:
     wide = [np.asarray(core, dtype="float64") for core in cores]
     return to_keras_layout(kernel_plan(network).run(wide, np), modes, np)
-
-
-def _pointwise(shape: tuple[int, ...]) -> bool:
-    return len(shape) > 2 and all(extent == 1 for extent in shape[:-2])
