@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("keras_tuner")
 pytest.importorskip("grpc")
 pytest.importorskip("sklearn")
