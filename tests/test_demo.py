@@ -141,6 +141,7 @@ def test_write_whole_leaves_what_was_there_when_writing_fails(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
 
 
+@pytest.mark.slow
 def test_export_replaces_and_runs_alone(tmp_path):
     model = keras.Sequential([keras.Input((6,)), TRDense(4, rank=2)])
     folder = tmp_path / "saved_model"
@@ -157,6 +158,7 @@ def test_export_replaces_and_runs_alone(tmp_path):
         shipping.difference_in_clean_process(model, folder, inputs)
 
 
+@pytest.mark.slow
 def test_clean_process_refuses_the_package():
     program = (
         "import sys\n"
@@ -182,6 +184,7 @@ def test_figure_is_a_png(tmp_path):
     assert path.stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_demo_keeps_models_that_load(on_little_data, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     assert cli.main(["demo", "--epochs", "1", "--out", str(out)]) == 0

@@ -15,6 +15,7 @@ from tests.layers.support import BACKEND, array
 from tests.references import relative_error
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.skipif(BACKEND != "tensorflow", reason="exports need the TensorFlow backend"),
 ]

@@ -54,6 +54,7 @@ def small():
 # --------------------------------------------------------- what is written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "format, form",
     [
@@ -122,6 +123,7 @@ def test_litert_names_recurrent_layers_that_are_not_unrolled(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["int8", "float16"])
 def test_quantized_litert_is_smaller_and_close(quantize, tmp_path):
     keras.utils.set_random_seed(0)
@@ -154,6 +156,7 @@ def test_onnx_refuses_grouped_convolutions(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_stock_chains_keep_to_what_litert_transposes(tmp_path):
     # Many small modes: transpositions of up to nine axes, biases on their own.
     inputs = keras.Input((64,))
