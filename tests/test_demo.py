@@ -145,10 +145,14 @@ def test_write_whole_leaves_what_was_there_when_writing_fails(tmp_path):
 def test_export_replaces_and_runs_alone(tmp_path):
     model = keras.Sequential([keras.Input((6,)), TRDense(4, rank=2)])
     folder = tmp_path / "saved_model"
-    folder.mkdir()
-    (folder / "stale").touch()
     shipping.export_saved_model(model, folder)
-    assert not (folder / "stale").exists()
+    written = (folder / "saved_model.pb").stat().st_mtime_ns
+    shipping.export_saved_model(model, folder)
+    assert (folder / "saved_model.pb").stat().st_mtime_ns > written
+    (folder / "notes.txt").touch()
+    with pytest.raises(FileExistsError, match="beside the exported model it holds 'notes"):
+        shipping.export_saved_model(model, folder)
+    (folder / "notes.txt").unlink()
     # the check runs what was exported, and sees that the model has changed since
     model.layers[-1].bias.assign(np.ones(4))
     inputs = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")

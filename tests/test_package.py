@@ -24,6 +24,7 @@ LEVELS = {
         "execution",
         "compiled",
         "reading",
+        "saving",
         "keras_internals",
     ),
     3: ("layers",),

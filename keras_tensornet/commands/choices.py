@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
 from pathlib import Path
 
 from keras_tensornet.commands.errors import CommandError
@@ -41,7 +42,8 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FILE.npy",
-        help="inputs of the model: the error of outputs counts then, not that of weights",
+        help="inputs of the model (an .npz, by name, where it has several): the error of outputs "
+        "counts then, not that of weights",
     )
 
 
@@ -62,15 +64,20 @@ def chosen(arguments: argparse.Namespace) -> dict:
 
 
 def array(path: Path | None):
-    """The array in a `.npy` file, or None for no file."""
+    """The array in a `.npy` file, or those in an `.npz` file by name; None for no file."""
     if path is None:
         return None
     import numpy as np
 
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = np.load(path, allow_pickle=False)
+        if not hasattr(found, "files"):
+            return found
+        with found as arrays:
+            named = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CommandError(f"{path} cannot be read as an array: {error}") from error
+    return next(iter(named.values())) if len(named) == 1 else named
 
 
 def _rank(text: str):

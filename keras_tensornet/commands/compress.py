@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from keras_tensornet.commands.choices import RULES, add_choices, array, chosen
 from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.commands.export import load
-from keras_tensornet.files import write_whole
+from keras_tensornet.files import write_text, write_whole
 from keras_tensornet.wording import parameters
 
 REPORTS = (".html", ".md", ".json", ".png", ".svg")
@@ -35,7 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", type=Path, metavar="PATH", help=f"write a report: {', '.join(REPORTS)}"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="FILE.npz", help="arrays x and y, to score both models on"
+        "--data",
+        type=Path,
+        metavar="FILE.npz",
+        help="to score both models on: arrays x (or of "
+        "each input by name), y and perhaps sample_weight",
+    )
+    parser.add_argument(
+        "--keep-optimizer",
+        action="store_true",
+        help="write the optimizer's variables too, to go on training with them; by default the "
+        "file keeps how the model was compiled, and the optimizer begins anew",
     )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     parser.add_argument("--force", action="store_true", help="replace what is there")
@@ -48,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
     data = _data(arguments.data)
     model = load(arguments.model)
     from keras_tensornet.compression import compress_model
+    from keras_tensornet.reports import measures
+    from keras_tensornet.saving import save_for_inference
 
     try:
         small = compress_model(
@@ -55,15 +68,18 @@ def run(arguments: argparse.Namespace) -> None:
         )
         if arguments.report:
             _write_report(arguments.report, model, small, data)
-        write_whole(arguments.output, small.save)
+        save = small.save if arguments.keep_optimizer else partial(save_for_inference, small)
+        write_whole(arguments.output, save)
     except (TypeError, ValueError, OSError, ImportError) as error:
         raise CommandError(str(error)) from error
+    plain = measures.file_bytes(model)  # without an optimizer, as the small file
     done = {
         "output": str(arguments.output),
         "params": small.count_params(),
         "dense_params": model.count_params(),
         "bytes": arguments.output.stat().st_size,
-        "dense_bytes": arguments.model.stat().st_size,
+        "dense_bytes": arguments.model.stat().st_size if arguments.keep_optimizer else plain,
+        "optimizer": bool(arguments.keep_optimizer and small.compiled),
     }
     if arguments.json:
         print(json.dumps(done))
@@ -73,6 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
         f"({parameters(done['dense_params'], done['params'])}), "
         f"{done['dense_bytes'] / 1024:,.0f} -> {done['bytes'] / 1024:,.0f} KiB"
     )
+    if model.compiled and not done["optimizer"]:
+        print("The optimizer's variables are left out; --keep-optimizer writes them.")
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
@@ -106,15 +124,14 @@ def _settings(arguments: argparse.Namespace) -> dict:
 
 
 def _data(path: Path | None):
-    if path is None:
+    """(x, y) or (x, y, sample_weight) from an `.npz`; inputs that are not x go by their names."""
+    arrays = array(path)
+    if arrays is None:
         return None
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["x"], arrays["y"]
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError) as error:
-        raise CommandError(f"{path} must hold arrays x and y: {error}") from error
+    if not isinstance(arrays, dict) or "y" not in arrays:
+        raise CommandError(f"{path} must hold arrays x and y.")
+    rest = [arrays.pop(name) for name in ("y", "sample_weight") if name in arrays]
+    return (arrays["x"] if set(arrays) == {"x"} else arrays, *rest)
 
 
 def _write_report(path: Path, model, small, data) -> None:
@@ -127,4 +144,4 @@ def _write_report(path: Path, model, small, data) -> None:
         report.plot(path)
     else:
         text = report.to_json() if path.suffix == ".json" else report.to_markdown()
-        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(path, text)

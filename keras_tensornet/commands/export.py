@@ -8,6 +8,7 @@ import json
 import zipfile
 from pathlib import Path
 
+from keras_tensornet.commands.choices import array
 from keras_tensornet.commands.console import quiet_start
 from keras_tensornet.commands.errors import CommandError
 
@@ -82,8 +83,8 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.form,
             arguments.quantize,
             batch_size=arguments.batch,
-            samples=_array(arguments.samples),
-            calibration_data=_array(arguments.calibration),
+            samples=array(arguments.samples),
+            calibration_data=array(arguments.calibration),
             overwrite=arguments.force,
         )
     except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
@@ -105,14 +106,3 @@ def load(path: Path):
         return keras.models.load_model(path)
     except Exception as error:
         raise CommandError(f"{path} cannot be loaded: {error}") from error
-
-
-def _array(path: Path | None):
-    if path is None:
-        return None
-    import numpy as np
-
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} cannot be read as an array: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from keras_tensornet.commands.choices import add_choices, chosen
 from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.commands.export import load
-from keras_tensornet.files import write_whole
+from keras_tensornet.files import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         plan = plan_compression(model, **settings, progress=sys.stderr.isatty())
         if arguments.output:
-            text = plan.to_json()
-            write_whole(arguments.output, lambda path: path.write_text(text, encoding="utf-8"))
+            write_text(arguments.output, plan.to_json())
     except (TypeError, ValueError, OSError) as error:
         raise CommandError(str(error)) from error
     print(plan.to_json() if arguments.json else plan)

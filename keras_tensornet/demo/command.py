@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import tempfile
 from pathlib import Path
 
 from keras_tensornet.commands.console import quiet_start, require_packages
 from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.demo import outcomes, shipping
+from keras_tensornet.files import check_writable, scratch_folder
 
 DATASETS = ("digits", "mnist", "cifar10")
 PACKAGES = {"rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
@@ -133,7 +133,7 @@ def _ship(console, models: dict, results: list[outcomes.Result], data, out: Path
         soft_wrap=True,
     )
     with contextlib.ExitStack() as stack:
-        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = out or stack.enter_context(scratch_folder())
         saved_model = folder / "saved_model"
         shipping.export_saved_model(models[chosen.name], saved_model)
         inputs = data.x_test[:CHECKED_INPUTS]
@@ -181,7 +181,7 @@ def _prepare_folder(out: Path, force: bool) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         occupied = any(out.iterdir())
-        tempfile.TemporaryFile(dir=out).close()
+        check_writable(out)
     except OSError as error:
         raise CommandError(f"--out {out} is no folder that can be written: {error}") from error
     if occupied and not force:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from keras_tensornet.files import write_whole
+from keras_tensornet.files import foreign_to_saved_model, write_folder, write_whole
 
 # Largest difference between the outputs of a model and of its SavedModel, in logits of order 10:
 # the same float32 sums in another order.
@@ -22,15 +19,17 @@ def save_model(model, path: Path) -> None:
 
 
 def export_saved_model(model, folder: Path) -> None:
-    """Write a SavedModel, replacing one that is there already."""
+    """Write a SavedModel, replacing one that is there already, and nothing else.
+
+    Raises:
+        FileExistsError: if there is a file, or a folder that holds anything else.
+    """
     from keras_tensornet.export import writers
 
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as beside:
-        temporary = Path(beside, folder.name)
+    def write(temporary: Path) -> None:
         writers.write_saved_model(model, temporary, {})
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+
+    write_folder(folder, write, foreign_to_saved_model)
 
 
 def difference_in_clean_process(model, folder: Path, inputs: np.ndarray) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,12 @@ import numpy as np
 
 from keras_tensornet import validation
 from keras_tensornet.export import forms, verification, writers
-from keras_tensornet.files import write_whole
+from keras_tensornet.files import (
+    check_replaceable,
+    foreign_to_saved_model,
+    write_folder,
+    write_whole,
+)
 from keras_tensornet.reading import read_inputs
 from keras_tensornet.shapes import with_batch
 
@@ -119,13 +123,15 @@ def export_model(
         tolerance: largest difference allowed, relative to the largest output; by default 1e-4,
             1e-2 for float16 and 0.25 for int8.
         verify: False writes without a check.
-        overwrite: True replaces what is at `path`, once the new file has passed its check.
+        overwrite: True replaces the file at `path`, once the new one has passed its check. A folder
+            is replaced only if it is a SavedModel and holds nothing else.
 
     Returns:
         What was written and measured; prints as three lines.
 
     Raises:
-        FileExistsError: if there is something at `path` and `overwrite` is False.
+        FileExistsError: if there is something at `path` and `overwrite` is False, or a folder that
+            is not only a SavedModel; before anything is written.
         ValueError, TypeError: for arguments that do not go together; before anything is written.
         RuntimeError: if the backend cannot write the format, or the exported file does not run or
             differs; nothing is left behind.
@@ -162,10 +168,11 @@ def export_model(
         if verify:
             record.update(_verify(temporary, format, exported, inputs, expected, batch_size))
             _check_difference(record["difference"], allowed * max(scale, 1e-6), path)
-        if overwrite and path.is_dir():
-            shutil.rmtree(path)
 
-    write_whole(path, write)
+    if format == "tf_saved_model":
+        write_folder(path, write, foreign_to_saved_model if overwrite else None)
+    else:
+        write_whole(path, write)
     return ExportReport(
         str(path),
         format,
@@ -212,6 +219,13 @@ def _check_arguments(model, path, format, as_, quantize, endpoints, overwrite) -
         raise FileExistsError(
             f"There is something at {os.fspath(path)!r} already, and nothing is overwritten. "
             "Choose another path, remove it, or give overwrite=True."
+        )
+    if format == "tf_saved_model":
+        check_replaceable(path, foreign_to_saved_model)
+    elif Path(path).is_dir():
+        raise IsADirectoryError(
+            f"A {format} export is a file, and there is a folder at {os.fspath(path)!r}, which is "
+            "not replaced. Choose another path."
         )
     if not Path(path).resolve().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {Path(path).resolve().parent} to write into.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from keras_tensornet.export import clean_process
+from keras_tensornet.files import scratch_folder
 from keras_tensornet.serving import measuring
 
 
@@ -48,10 +48,10 @@ def run_fresh(
         RuntimeError: if the process fails; with the last line that it wrote.
     """
     program = Path(clean_process.__file__).read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as exchange:
-        sent, received = Path(exchange, "inputs.npz"), Path(exchange, "outputs.npz")
-        np.savez(sent, **inputs)  # type: ignore[arg-type]  # the stub sees `allow_pickle`
-        arguments = [format, path.resolve(), sent, received, batch_size, int(blocked)]
+    with scratch_folder() as exchange:
+        temporary, received = exchange / "inputs.npz", exchange / "outputs.npz"
+        np.savez(temporary, **inputs)  # type: ignore[arg-type]  # the stub sees `allow_pickle`
+        arguments = [format, path.resolve(), temporary, received, batch_size, int(blocked)]
         arguments.append(Path(measuring.__file__))
         done = subprocess.run(
             [sys.executable, "-c", program, *map(str, arguments)],

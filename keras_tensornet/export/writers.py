@@ -34,7 +34,7 @@ def output_names(model: keras.Model) -> list[str]:
     return names
 
 
-def write_saved_model(model, path: Path, endpoints: Mapping[str, Endpoint]) -> None:
+def write_saved_model(model, temporary: Path, endpoints: Mapping[str, Endpoint]) -> None:
     """A SavedModel with `serving_default` and further endpoints, batch size open."""
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -42,15 +42,15 @@ def write_saved_model(model, path: Path, endpoints: Mapping[str, Endpoint]) -> N
     archive.add_endpoint(SERVING, serving_function(model), input_signature=specs)
     for name, endpoint in endpoints.items():
         archive.add_endpoint(name, endpoint_function(model, name, endpoint), input_signature=specs)
-    archive.write_out(str(path), verbose=False)
+    archive.write_out(str(temporary), verbose=False)
 
 
-def write_litert(model, path: Path, quantize: str | None, calibration) -> None:
+def write_litert(model, temporary: Path, quantize: str | None, calibration) -> None:
     """A LiteRT file of built-in operations only, so that the plain interpreter runs it.
 
     Args:
         model: to write.
-        path: of the file.
+        temporary: path of the file.
         quantize: None, "float16" (weights) or "int8" (weights and, with data, activations).
         calibration: inputs by name that give the ranges of activations, or None.
 
@@ -80,10 +80,10 @@ def write_litert(model, path: Path, quantize: str | None, calibration) -> None:
             converter.target_spec.supported_types = [tf.float16]
         elif quantize == "int8" and calibration is not None:
             converter.representative_dataset = lambda: _one_by_one(calibration)
-        path.write_bytes(compacted(converter.convert()))
+        temporary.write_bytes(compacted(converter.convert()))
 
 
-def write_onnx(model, path: Path) -> None:
+def write_onnx(model, temporary: Path) -> None:
     """An ONNX file, batch size open.
 
     Raises:
@@ -101,12 +101,12 @@ def write_onnx(model, path: Path) -> None:
             f"ONNX. Received: layers {', '.join(grouped)}. Use as_='factorized' or 'dense' for "
             "factorized layers, or another format."
         )
-    model.export(str(path), format="onnx", verbose=False, input_signature=_as_given(model))
+    model.export(str(temporary), format="onnx", verbose=False, input_signature=_as_given(model))
 
 
-def write_keras(model, path: Path) -> None:
+def write_keras(model, temporary: Path) -> None:
     """Keras' own file."""
-    model.save(path)
+    model.save(temporary)
 
 
 def input_specs(model) -> list[keras.InputSpec]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import keras
 import numpy as np
 
+from keras_tensornet.files import scratch_folder
 from keras_tensornet.reading import Batches, Signature
+from keras_tensornet.saving import save_for_inference
 from keras_tensornet.serving.latency import example_inputs, measure_models
 from keras_tensornet.serving.measuring import Timing
 
@@ -19,10 +19,10 @@ LIVE = ", unfrozen"
 
 def file_bytes(model: keras.Model) -> int:
     """Size of the model's `.keras` file, without the state of its optimizer."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.keras")
-        model.save(path, include_optimizer=False)
-        return path.stat().st_size
+    with scratch_folder() as folder:
+        temporary = folder / "model.keras"
+        save_for_inference(model, temporary)
+        return temporary.stat().st_size
 
 
 def latencies(

@@ -6,7 +6,7 @@ DENSE, COMPRESSED = "#b9c0cc", "#2563a8"
 MOST_SPECTRA = 8
 
 
-def draw(report, path) -> None:
+def draw(report, temporary) -> None:
     """Bars per layer, singular values with the cut, and score against size.
 
     Raises:
@@ -25,7 +25,7 @@ def draw(report, path) -> None:
     _spectra(spectra, report)
     _sizes(sizes, report)
     figure.suptitle(f"{report.model}: {' '.join(report.changes()[0])}")
-    figure.savefig(path, dpi=130)
+    figure.savefig(temporary, dpi=130)
 
 
 def _bars(axes, report) -> None:

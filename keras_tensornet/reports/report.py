@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +17,7 @@ import keras
 from keras_tensornet.compression.choosing.costs import Costs, workload_of
 from keras_tensornet.compression.choosing.subjects import Subject
 from keras_tensornet.compression.kinds import Target, find_targets, kernel_array
-from keras_tensornet.files import write_whole
+from keras_tensornet.files import write_text, write_whole
 from keras_tensornet.kernels import relative_error
 from keras_tensornet.reading import read_examples
 from keras_tensornet.reports import measures
@@ -181,8 +180,7 @@ class CompressionReport:
 
     def to_html(self, path: str | os.PathLike) -> None:
         """Write a page with all figures in it; it needs no network and no other file."""
-        text = page(self)
-        write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+        write_text(path, page(self))
 
     def __str__(self) -> str:
         return self.to_markdown()

@@ -8,7 +8,6 @@ attributes. All of it is carried, so that a clone computes what its layer comput
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator
 
 import keras
@@ -16,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_tensornet import keras_internals
+from keras_tensornet.files import scratch_folder
 from keras_tensornet.rewriting.composites import MARK
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.generic)
@@ -129,9 +129,9 @@ def _carry_saved(old, new) -> None:
             old.save_own_variables(store)
             new.load_own_variables(store)
         if hasattr(old, "save_assets") and hasattr(old, "load_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                old.save_assets(folder)
-                new.load_assets(folder)
+            with scratch_folder() as folder:
+                old.save_assets(str(folder))
+                new.load_assets(str(folder))
         if isinstance(old, keras.layers.StringLookup):
             _mend_vocabulary(old, new)
     except Exception as error:

@@ -20,7 +20,7 @@ from keras import ops
 from keras_tensornet import validation
 from keras_tensornet.compiled import forward_function, gradient_function
 from keras_tensornet.contraction import candidate_plans
-from keras_tensornet.files import write_whole
+from keras_tensornet.files import write_text
 from keras_tensornet.serving.freezing import factorized_layers, forget_compiled_functions
 from keras_tensornet.serving.measuring import measure
 from keras_tensornet.shapes import with_batch
@@ -64,7 +64,7 @@ class Tuning:
         """Write the choices to a JSON file, whole or not at all."""
         chosen = {found.layer: found.chosen for found in self.measurements}
         text = json.dumps({"training": self.training, "implementation": chosen}, indent=2)
-        write_whole(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+        write_text(path, text + "\n")
 
     def __str__(self) -> str:
         phase = "training step" if self.training else "forward"

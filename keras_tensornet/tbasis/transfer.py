@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_tensornet.files import write_whole
 from keras_tensornet.layers.tbasis import TBasis
 
 SUFFIX = ".npz"
@@ -44,15 +45,11 @@ def save_basis(source: keras.Model | TBasis, path: str | os.PathLike) -> None:
         raise ValueError(f'`path` must end in "{SUFFIX}". Received: path={path!r}.')
     layer = source if isinstance(source, TBasis) else find_basis(source)
     values = ops.convert_to_numpy(layer.basis)
-    folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(suffix=SUFFIX, dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, basis=values)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+
+    def write(temporary: Path) -> None:
+        np.savez(temporary, basis=values)
+
+    write_whole(path, write)
 
 
 def load_basis(path: str | os.PathLike, trainable: bool = False, name: str | None = None) -> TBasis:

@@ -18,6 +18,7 @@ from keras import ops
 
 from keras_tensornet import validation
 from keras_tensornet.compression.planning import plan_compression
+from keras_tensornet.files import remove_file
 from keras_tensornet.training import state
 from keras_tensornet.training.course import Course
 from keras_tensornet.training.penalty import PenaltySwitch
@@ -228,8 +229,8 @@ class ADMM(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         """Take the pull out again: what is left is a normal model."""
         self.detach()
-        if self.backup is not None and os.path.exists(self.backup):
-            os.remove(self.backup)
+        if self.backup is not None and self._switch is not None:
+            remove_file(self.backup)
 
     def detach(self) -> None:
         """Take the pull out of the model; needed by hand only after `fit` was interrupted."""
@@ -288,8 +289,9 @@ class ADMM(keras.callbacks.Callback):
         self._switch = kind(self.model, kernels)
         if self.calibration_data is not None:
             self._calibrate()
-        if self.backup is not None and os.path.exists(self.backup) and self._saved is None:
-            self._saved = self.backup
+        if self.backup is not None and os.path.exists(self.backup):
+            state.check_file(self.backup)  # it will be replaced and removed
+            self._saved = self._saved or self.backup
         if self._saved is None:
             in_threads(
                 lambda pair: pair[0].start(_read(pair[1]), self.warm_start),

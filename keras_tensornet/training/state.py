@@ -40,8 +40,8 @@ def save_state(path: str | os.PathLike, splittings: list[Splitting], counts: dic
             arrays[f"core{number}_{place}"] = core
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # NumPy would append ".npz" to a name
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub sees `allow_pickle`
+        with temporary.open("wb") as opened:  # NumPy would append ".npz" to a name
+            np.savez(opened, **arrays)  # type: ignore[arg-type]  # the stub sees `allow_pickle`
 
     write_whole(path, write)
 
@@ -76,6 +76,11 @@ def load_state(path: str | os.PathLike, splittings: list[Splitting]) -> dict:
         places = range(saved["num_cores"])
         splitting.cores = [arrays[f"core{number}_{place}"] for place in places] or None
     return header["counts"]
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Raise ValueError if a file is no ADMM state, complete and of this version."""
+    _read(path)
 
 
 def _read(path) -> tuple[dict, dict]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from keras_tensornet import validation
-from keras_tensornet.files import write_whole
+from keras_tensornet.files import write_text, write_whole
 
 SIZES = ("params", "flops", "latency")
 HEADER = ("trial", "metric", "params", "flops", "compression", "format", "values", "front")
@@ -101,7 +101,7 @@ class ParetoFront:
         for trial in self.trials:
             values = [trial.values.get(name, "") for name in names]
             writer.writerow([*(getattr(trial, field) for field in fields), *values])
-        write_whole(path, lambda file: file.write_text(text.getvalue(), newline=""))
+        write_text(path, text.getvalue())
 
     def to_json(self, path: str | os.PathLike, about: Mapping | None = None) -> None:
         """Write everything; a file that is there is replaced.
@@ -113,7 +113,7 @@ class ParetoFront:
         data = {**asdict(self), "trials": [asdict(trial) for trial in self.trials]}
         if about is not None:
             data = {"about": dict(about), **data}
-        write_whole(path, lambda file: file.write_text(json.dumps(data, indent=1) + "\n"))
+        write_text(path, json.dumps(data, indent=1) + "\n")
 
     def plot(self, path: str | os.PathLike, beside: Mapping[str, list] | None = None) -> None:
         """Write a figure: the metric against size, the front as a line, a colour a format.
@@ -147,7 +147,7 @@ class ParetoFront:
         axes.grid(alpha=0.3)
         axes.legend()
         FigureCanvasAgg(figure)
-        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=150))
+        write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 
 def pareto(

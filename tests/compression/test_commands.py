@@ -1,8 +1,10 @@
 """`inspect`, `plan` and `compress` as their user meets them: files whole or none, one line."""
 
+import io
 import json
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -126,3 +128,44 @@ def test_an_interrupted_compress_leaves_nothing(saved, capsys, tmp_path, monkeyp
     monkeypatch.setattr(keras.Model, "save", interrupted)
     code, _, err = run(capsys, "compress", saved, "-o", tmp_path / "small.keras", "--rank", "2")
     assert code == 130 and "interrupted" in err and files(tmp_path) == []
+
+
+def test_the_optimizer_is_left_out_unless_asked_for(tmp_path, capsys):
+    """Its slots are twice the weights, and a small file is what `compress` is for."""
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, name="d")])
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 8)), np.ones((4, 32)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    stored = {}
+    for name, extra in {"small": [], "kept": ["--keep-optimizer"]}.items():
+        output = tmp_path / f"{name}.keras"
+        arguments = ["compress", tmp_path / "model.keras", "-o", output, "--rank", "2", "--all"]
+        code, out, _ = run(capsys, *arguments, *extra)
+        assert code == 0 and ("variables are left out" in out) == (not extra)
+        with zipfile.ZipFile(output) as archive:
+            file = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(file) as weights:
+            stored[name] = {key for key in weights if weights[key].keys()}
+        small = keras.models.load_model(output)
+        small.fit(np.ones((4, 8)), np.ones((4, 32)), verbose=0)
+    assert stored["small"] == {"layers"} and "optimizer" in stored["kept"]
+
+
+def test_inputs_of_several_names_come_in_one_archive(tmp_path, capsys):
+    a, b = keras.Input((4,), name="a"), keras.Input((6,), name="b")
+    model = keras.Model([a, b], keras.layers.Dense(8, name="d")(keras.ops.concatenate([a, b], -1)))
+    model.save(tmp_path / "model.keras")
+    inputs = {"a": np.ones((5, 4)), "b": np.eye(5, 6)}
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    np.savez(tmp_path / "data.npz", **inputs, y=np.arange(5), sample_weight=np.ones(5))
+    code, _, err = run(
+        capsys, "compress", tmp_path / "model.keras", "-o", tmp_path / "small.keras", "--rank", "2",
+        "--all", "--no-recover", "--calibration", tmp_path / "inputs.npz",
+        "--data", tmp_path / "data.npz", "--report", tmp_path / "report.json",
+    )  # fmt: skip
+    assert (code, err) == (0, ""), err
+    assert "accuracy" in (tmp_path / "report.json").read_text()
+    np.savez(tmp_path / "data.npz", **inputs)
+    code, _, err = run(capsys, "compress", tmp_path / "model.keras", "-o", tmp_path / "s.keras",
+                       "--rank", "2", "--all", "--data", tmp_path / "data.npz")  # fmt: skip
+    assert code == 2 and "must hold arrays x and y" in err

@@ -365,3 +365,27 @@ def test_command_names_what_is_wrong_with_its_arguments(tmp_path, capsys):
     data = ["--samples", str(tmp_path / "x.npy")]
     assert cli.main(["export", str(path), "-o", str(tmp_path / "m"), *data]) == 2
     assert "cannot be read as an array" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format, name", [("tf_saved_model", "model"), ("litert", "m.tflite")])
+def test_no_folder_of_others_is_replaced(format, name, tmp_path, capsys):
+    """`overwrite` is for exports; a folder that holds anything else stays, in the command too."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("precious")
+    small().save(tmp_path / "model.keras")
+    with pytest.raises(OSError, match="is not replaced"):
+        export.export_model(small(), tmp_path / name, format, overwrite=True)
+    arguments = ["export", str(tmp_path / "model.keras"), "-o", str(tmp_path / name), "--force"]
+    assert cli.main(arguments) and "not replaced" in capsys.readouterr().err
+    assert (tmp_path / name / "notes.txt").read_text() == "precious"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_export_is_replaced_by_an_export(tmp_path):
+    for factor in (1.0, 2.0):
+        model = small()
+        model.set_weights([factor * weight for weight in model.get_weights()])
+        export.export_model(model, tmp_path / "model", verify=False, overwrite=True)
+        found = clean_process.load_tf_saved_model(str(tmp_path / "model"))({"features": X[:, 0, 0]})
+        np.testing.assert_allclose(next(iter(found.values())), model(X[:, 0, 0]), atol=1e-5)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
