@@ -115,11 +115,13 @@ def plan_with_cores(
     subjects = calibrated_subjects(
         model, [target for target in targets if target.path not in dense], calibration_data
     )
+    # A budget goes over the layers that share it twice: for trials, and for what was chosen.
+    shared = [s for s in subjects if rule.is_budget and s.path not in overrides]
     selection = Selection(
         format,
         rule,
         overrides,
-        reporter(progress, len(subjects)),
+        reporter(progress, len(subjects) + len(shared)),
         weigher(model, calibration_data) if sensitivity else None,
     )
     budget = _budget(model, rule, targets, subjects, overrides) if rule.is_budget else None
@@ -178,7 +180,9 @@ def layer_choice(
             note=reasons.get(target.path, ""),
         )
     _, candidate = selection.found[target.path]
-    note = "" if subject.metric is not None or not selection.calibrated else "not calibrated"
+    notes = [selection.remarks.get(target.path, "")]
+    if selection.calibrated and subject.metric is None:
+        notes.append("not calibrated")
     return LayerChoice(
         **common,
         format=candidate.form.format,
@@ -188,7 +192,7 @@ def layer_choice(
         params=candidate.params,
         flops=candidate.costs.flops,
         error=candidate.error,
-        note=note,
+        note=", ".join(note for note in notes if note),
     )
 
 

@@ -11,7 +11,7 @@ because both read only labels:
 
 1. G is approximated by a Kronecker product of one Gram matrix for each mode of the patch side (its
    partial traces). The square root of each is multiplied into the kernel, the format's own
-   decomposition runs, and the inverse roots go into the cores that carry the modes. This also gives
+   decomposition runs, and their inverses go into the cores that carry the modes. This also gives
    thresholds (`energy`, `eps`) the meaning of a share of the output.
 2. Alternating least squares with the exact G: the error is quadratic in each core, and each core's
    problem is solved by a few steps of conjugate gradients from where it stands, so the error never
@@ -39,6 +39,8 @@ from keras_tensornet.networks import Network
 # Share of the mean eigenvalue that is added to a Gram matrix: few images determine the weak
 # directions of a patch badly, and a direction without any weight could grow without bound.
 RIDGE = 0.01
+# Gram matrices of longer patches are kept in float32.
+WIDE = 1024
 SWEEPS = 6
 CG_STEPS = 8
 
@@ -77,13 +79,18 @@ class Metric:
             scale: (groups * outputs,) or None.
             ridge: share of the mean eigenvalue that is added.
         """
-        gram = np.asarray(gram, dtype=np.float64)
         size = gram.shape[-1]
-        mean = np.trace(gram, axis1=1, axis2=2)[:, None, None] / size
-        mean = np.where(mean > 0, mean, 1.0)
+        gram = np.array(gram, dtype=np.float64 if size <= WIDE else np.float32)
+        mean = np.trace(gram, axis1=1, axis2=2)[:, None] / size
+        places = np.arange(size)
+        gram[:, places, places] += ridge * np.where(mean > 0, mean, 1.0)
         if scale is not None:
             scale = np.asarray(scale, dtype=np.float64).reshape(len(gram), 1, -1)
-        return cls(gram + ridge * mean * np.eye(size), scale)
+        return cls(gram, scale)
+
+    def root(self, group: int) -> np.ndarray:
+        """The upper triangular R with R^T R = G of one group."""
+        return np.linalg.cholesky(self.gram[group].astype(np.float64)).T
 
     def apply(self, matrix: np.ndarray) -> np.ndarray:
         """G V S^2 for V of shape (groups, patch, outputs)."""
@@ -254,7 +261,7 @@ def _mode_roots(network: Network, modes: KernelModes, metric: Metric) -> dict:
     weights are no Kronecker product, and least squares alone accounts for them.
     """
     carried = [label for core in network.cores for label in core]
-    gram = metric.gram.mean(axis=0)
+    gram = metric.gram.mean(axis=0, dtype=np.float64)
     labels = [*(label for label, _ in network.spatial), *network.in_labels]
     sizes = [*(network.size[label] for label in labels)]
     taps = math.prod(modes.kernel_size)
@@ -280,11 +287,17 @@ def _mode_roots(network: Network, modes: KernelModes, metric: Metric) -> dict:
 
 
 def _root(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric root and inverse root of a Gram matrix scaled to a mean eigenvalue of 1."""
-    values, vectors = np.linalg.eigh(gram)
-    values = np.maximum(values / max(values.mean(), 1e-300), 1e-6)
-    root = np.sqrt(values)
-    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+    """R and its inverse, R^T R = G, of a Gram matrix scaled to a mean eigenvalue of 1.
+
+    Any R will do, since a rotation of a whole mode changes no error, and the triangular one takes a
+    tenth of the time of the symmetric one.
+    """
+    mean = float(np.trace(gram)) / len(gram)
+    if not mean > 0:
+        return np.eye(len(gram)), np.eye(len(gram))
+    # Entries that pad a mode have no weight; they get a little, as do the weakest directions.
+    lower = np.linalg.cholesky(gram / mean + 1e-6 * np.eye(len(gram)))
+    return lower.T, np.linalg.inv(lower).T
 
 
 def _scaled_tensor(kernel, network: Network, modes: KernelModes, roots: dict) -> np.ndarray:

@@ -35,6 +35,7 @@ FORMATS: dict[str, Format] = {
             nested_values=chains.train_values,
             vbmf_rank=chains.train_vbmf_rank,
             auto_order=0,
+            truncation=chains.one_cut,
         ),
         Format(
             "ttm",
@@ -71,6 +72,7 @@ FORMATS: dict[str, Format] = {
             whole=("dense",),
             vbmf_rank=factors.tucker_vbmf_rank,
             auto_order=1,
+            truncation=factors.filters_cut,
         ),
         Format(
             "bt",

@@ -58,6 +58,9 @@ class Format:
             (taps, inputs, outputs), or None with modes of which it cannot tell them.
         auto_order: place among the formats that `format="auto"` tries, of which the first wins a
             tie; None for those that it leaves out.
+        truncation: `(modes, r) -> rank` argument with which the network of a kernel whose channels
+            are whole is the truncated SVD of its matrix (patch entries, outputs); None for modes
+            of which it is not.
     """
 
     name: str
@@ -92,6 +95,8 @@ class Format:
     def trained_arguments(self, family: str | None) -> dict[str, int]:
         """The arguments of a layer that suit a trained kernel of a family."""
         return {"in_modes": 1, "out_modes": 1} if family in self.whole else {}
+
+    truncation: Callable[[KernelModes, int], Rank | None] | None = None
 
 
 def channel_labels(modes: KernelModes) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -56,6 +56,11 @@ def inner_ranks(network: Network) -> tuple[int, ...]:
     return network.rank[1:-1]
 
 
+def one_cut(modes: KernelModes, rank: int) -> Rank | None:
+    """The rank of a train that is one cut of a dense kernel's matrix; a convolution has more."""
+    return None if modes.spatial else (rank,)
+
+
 def decompose_ring(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:
     """TR-SVD, then TR-ALS, of a tensor whose axes are the network's modes."""
     if len(network.cores) == 1:

@@ -80,6 +80,11 @@ def tucker_rank(network: Network) -> tuple[int, ...]:
     return _used_ranks(network, modes, mode_chain(modes))
 
 
+def filters_cut(modes: KernelModes, rank: int) -> Rank | None:
+    """The rank of a Tucker network that cuts only the filters of a convolution."""
+    return (modes.in_size, rank) if modes.groups == 1 else None
+
+
 def block_rank(network: Network) -> tuple[int, ...]:
     """The `rank` of a block-term network: the number of blocks, then as `tucker_rank`."""
     modes = network.kernel_modes()

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from keras_tensornet import formats, ranks
 from keras_tensornet.compression.choosing.costs import Costs
-from keras_tensornet.compression.choosing.subjects import Candidate, Form, Subject
+from keras_tensornet.compression.choosing.subjects import Candidate, Form, Subject, Truncation
 
 # Relative errors at which decompositions are tried.
 TRIALS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
@@ -28,6 +29,10 @@ TRIALS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65
 BETWEEN = 5
 RANK_TRIALS = 10
 MOST_RANK = 4096
+# How many ranks of a truncated SVD are offered to a budget, in equal ratios and in equal steps.
+TRUNCATIONS = 40
+# Relative difference of errors that is roundoff.
+SAME = 1e-6
 # A layer of which less than this share of energy is kept counts as lost.
 LEAST_KEPT = 1e-6
 
@@ -40,19 +45,30 @@ class Option:
         form: format and modes; None to stay dense.
         rank: in that form.
         costs: of the kernel.
-        error: squared relative error, measured or interpolated.
+        error: squared relative error.
+        guessed: whether the error was interpolated, not measured.
     """
 
     form: Form | None
-    rank: object
+    rank: Any
     costs: Costs
     error: float
+    guessed: bool = False
 
 
 def options_of(subject: Subject, forms: list[Form], budget: str, multiple: int) -> list[Option]:
-    """All options of a layer that are cheaper than leaving it dense, and that."""
+    """All options of a layer that are cheaper than leaving it dense, and that.
+
+    The truncated SVD of its matrix is among them, whatever the format: with few exceptions it is
+    what a trained kernel loses least by where the share is not small.
+    """
     found = [Option(None, None, subject.dense, 0.0)]
+    truncation = subject.truncation()
+    if truncation is not None:
+        found += _truncations(subject, truncation, multiple)
     for form in forms:
+        if truncation is not None and truncation.form == form:
+            continue
         for trials in _trials(subject, form):
             found += _denser(trials, multiple)
     dense = cost(subject.dense, budget)
@@ -90,6 +106,14 @@ def choose(
         )
     allocation = ranks.allocate(pairs, total)
     return [layer[index] for layer, index in zip(options, allocation.choices, strict=True)]
+
+
+def measured(subject: Subject, option: Option) -> Option:
+    """An option whose error a trial has measured."""
+    if not option.guessed or option.form is None:
+        return option
+    trial = subject.decompose(option.form, rank=option.rank, quick=True)
+    return replace(option, error=trial.error**2, guessed=False)
 
 
 def noise_to_signal(error: float) -> float:
@@ -176,6 +200,60 @@ def _trials(subject: Subject, form: Form) -> list[list[Candidate]]:
     return [_family(subject, form, wanted) for wanted in families]
 
 
+def _truncations(subject: Subject, truncation: Truncation, multiple: int) -> list[Option]:
+    """Truncated SVDs of many ranks, whose errors all come from one factorisation."""
+    largest = min(truncation.sides)
+    steps = np.append(np.geomspace(1, largest, TRUNCATIONS), np.linspace(1, largest, TRUNCATIONS))
+    found = []
+    for rank in sorted({rounded(int(step), multiple) for step in steps}):
+        spelled, network = truncation.network(rank)
+        error = subject.error_of_truncation(truncation, rank)
+        costs = Candidate(truncation.form, spelled, network, error).costs
+        found.append(Option(truncation.form, spelled, costs, error**2))
+        if costs.params >= subject.dense.params:
+            break
+    return found
+
+
+def truncated(subject: Subject, budget: str, limit: float, multiple: int) -> Option | None:
+    """The truncated SVD of a layer of the largest rank that costs no more than a limit, if any."""
+    truncation = subject.truncation()
+    if truncation is None:
+        return None
+
+    def option(rank: int) -> Option:
+        spelled, network = truncation.network(rank)
+        costs = Candidate(truncation.form, spelled, network, 0.0).costs
+        return Option(truncation.form, spelled, costs, 0.0)
+
+    low, high = 0, min(truncation.sides) // multiple
+    while low < high:
+        middle = (low + high + 1) // 2
+        costs = option(middle * multiple).costs
+        fits = cost(costs, budget) <= limit and costs.params < subject.dense.params
+        low, high = (middle, high) if fits else (low, middle - 1)
+    if not low:
+        return None
+    error = subject.error_of_truncation(truncation, low * multiple)
+    return replace(option(low * multiple), error=error**2)
+
+
+def no_worse(subject: Subject, option: Option, error: float, budget: str, multiple: int) -> Option:
+    """An option, or the truncated SVD that costs no more where that loses less.
+
+    Args:
+        subject: the layer.
+        option: what it may become.
+        error: relative error that it turned out to have.
+        budget: what the cost is counted in.
+        multiple: of the SVD's rank.
+    """
+    found = truncated(subject, budget, cost(option.costs, budget), multiple)
+    if found is None or error**2 <= found.error * (1 + SAME):
+        return option
+    return found
+
+
 def _family(subject: Subject, form: Form, wanted: list[dict]) -> list[Candidate]:
     found = {}
     for how in wanted:
@@ -214,7 +292,7 @@ def _denser(trials: list[Candidate], multiple: int) -> list[Option]:
                 + share * math.log(coarser.error**2 + 1e-12)
             )
             trial = Candidate(finer.form, rank, network, error)
-            options.setdefault(str(rank), Option(finer.form, rank, trial.costs, error))
+            options.setdefault(str(rank), Option(finer.form, rank, trial.costs, error, step > 0))
     return list(options.values())
 
 

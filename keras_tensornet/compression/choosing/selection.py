@@ -16,7 +16,10 @@ AUTO = "auto"
 # NumPy releases the interpreter while LAPACK runs; more threads than this only wait.
 WORKERS = max(1, min(4, os.cpu_count() or 1))
 GROWS = "would grow"
+# How often options whose errors were interpolated are measured and the budget spent anew.
+ROUNDS = 6
 TOO_SMALL = "no rank fits"
+TRUNCATED = "a truncated SVD loses less"
 RULE_NAMES = ("rank", "energy", "eps", "ratio")
 
 Report = Callable[[str], None]
@@ -28,6 +31,7 @@ class Selection:
     Attributes:
         found: `path -> (subject, candidate)` of the layers to be compressed.
         notes: `path -> reason` of those that stay dense after all.
+        remarks: `path -> what is to be said` of those that are compressed.
         calibrated: whether any layer was decomposed by the error of its output.
     """
 
@@ -42,7 +46,9 @@ class Selection:
         self.format, self.rule, self.overrides, self.report = format, rule, overrides, report
         self.weigh = weigh  # sets the weights of layers that share a budget
         self.found: dict[str, tuple[Subject, Candidate]] = {}
+        self.forms: dict[str, list[Form]] = {}
         self.notes: dict[str, str] = {}
+        self.remarks: dict[str, str] = {}
         self.calibrated = False
 
     def run(self, subjects: list[Subject], budget: float | None) -> Selection:
@@ -53,7 +59,9 @@ class Selection:
             budget: what they may cost together; None for local rules.
         """
         self.calibrated = any(subject.metric is not None for subject in subjects)
-        forms = {subject.path: self._forms(subject) for subject in subjects}
+        forms = self.forms = {subject.path: self._forms(subject) for subject in subjects}
+        for subject in subjects:
+            subject.truncation()  # makes layers, so before the threads start
         ready = [subject for subject in subjects if forms[subject.path]]
         local = [s for s in ready if not self.rule.is_budget or s.path in self.overrides]
         for subject, candidate in self._each(
@@ -84,6 +92,10 @@ class Selection:
             self.notes[subject.path] = f"does not come as {format!r}"
         return found
 
+    def _has_settings(self, subject: Subject) -> bool:
+        """Whether the user has said what format or modes a layer gets."""
+        return bool(set(self.overrides.get(subject.path) or {}) - set(RULE_NAMES))
+
     def _rule_of(self, subject: Subject) -> Rule:
         settings = self.overrides.get(subject.path) or {}
         own = {name: value for name, value in settings.items() if name in RULE_NAMES}
@@ -109,11 +121,20 @@ class Selection:
             except ValueError:
                 if rule.name != "ratio":
                     raise
-        if not found:
-            return None
         if rule.name == "ratio":
-            return min(found, key=lambda candidate: candidate.error)
+            best = min(found, key=lambda candidate: candidate.error, default=None)
+            return best if self._has_settings(subject) else self._or_truncated(subject, best, rule)
         return min(found, key=lambda candidate: candidate.params)
+
+    def _or_truncated(self, subject: Subject, best: Candidate | None, rule: Rule):
+        """A decomposition, or the truncated SVD within the same share where that loses less."""
+        limit = float(rule.value) * subject.dense.params
+        option = budgets.truncated(subject, "params", limit, rule.multiple)
+        if option is None or option.form is None:
+            return best
+        if best is not None and best.error**2 <= option.error * (1 + budgets.SAME):
+            return best
+        return subject.decompose(option.form, rank=option.rank)
 
     def _by_budget(self, subjects: list[Subject], forms: dict, budget: float) -> None:
         name = self.rule.name
@@ -124,34 +145,77 @@ class Selection:
                 lambda subject: budgets.options_of(
                     subject, forms[subject.path], name, self.rule.multiple
                 ),
-                report=False,
             )
         ]
-        chosen = dict(
-            zip(
-                (subject.path for subject in subjects),
-                self._spend(subjects, options, name, budget),
-                strict=True,
-            )
-        )
-
-        def decompose(subject):
-            option = chosen[subject.path]
-            if option.form is None:
-                return None
-            return subject.decompose(option.form, rank=option.rank)
-
-        for subject, candidate in self._each(subjects, decompose):
+        chosen = self._spend(subjects, options, budget)
+        found = self._decomposed(subjects, chosen)
+        better = self._not_worse(subjects, chosen, found)
+        if better != chosen:
+            # A truncated SVD may leave a part of what it was given: it goes round once more.
+            better = self._filled(subjects, better, budget)
+            found = self._decomposed(subjects, better, (chosen, found))
+            last = self._not_worse(subjects, better, found)
+            found = self._decomposed(subjects, last, (better, found))
+        for subject, candidate in zip(subjects, found, strict=True):
+            self.report(subject.path)
             if candidate is None:
                 self.notes[subject.path] = "the budget suffices to leave it dense"
             else:
                 self._keep(subject, candidate)
 
-    def _spend(self, subjects: list[Subject], options: list, name: str, budget: float) -> list:
+    def _decomposed(self, subjects: list[Subject], chosen: list, known=None) -> list:
+        """The decompositions of chosen options, None for those that stay dense.
+
+        Args:
+            subjects: the layers.
+            chosen: an option for each.
+            known: options and decompositions of before, kept where the option is the same.
+        """
+        before = known or ([None] * len(chosen), [None] * len(chosen))
+
+        def decompose(job):
+            subject, option, old, candidate = job
+            if option.form is None:
+                return None
+            if candidate is not None and (old.form, old.rank) == (option.form, option.rank):
+                return candidate
+            return subject.decompose(option.form, rank=option.rank)
+
+        jobs = list(zip(subjects, chosen, *before, strict=True))
+        return [found for _, found in decompose_each(jobs, decompose)]
+
+    def _not_worse(self, subjects: list[Subject], chosen: list, found: list) -> list:
+        """The options, truncated SVDs of no higher cost in place of those that lose more."""
+        name, multiple = self.rule.name, self.rule.multiple
+        return [
+            option
+            if candidate is None
+            else budgets.no_worse(subject, option, candidate.error, name, multiple)
+            for subject, option, candidate in zip(subjects, chosen, found, strict=True)
+        ]
+
+    def _spend(self, subjects: list[Subject], options: list, budget: float) -> list:
+        """Options within the budget: what a choice guessed is measured, then it is made anew."""
         weights = [subject.weight for subject in subjects]
-        chosen = budgets.choose(options, weights, name, budget)
+        for _ in range(ROUNDS):
+            chosen = budgets.choose(options, weights, self.rule.name, budget)
+            if not any(option.guessed for option in chosen):
+                break
+            pairs = list(zip(subjects, chosen, strict=True))
+            known = [new for _, new in decompose_each(pairs, lambda pair: budgets.measured(*pair))]
+            options = [
+                [new if option is old else option for option in layer]
+                for layer, old, new in zip(options, chosen, known, strict=True)
+            ]
+        else:
+            options = [[option for option in layer if not option.guessed] for layer in options]
+            chosen = budgets.choose(options, weights, self.rule.name, budget)
+        return self._filled(subjects, chosen, budget)
+
+    def _filled(self, subjects: list[Subject], chosen: list, budget: float) -> list:
+        weights = [subject.weight for subject in subjects]
         dense = [subject.dense for subject in subjects]
-        return budgets.fill(chosen, weights, dense, name, budget, self.rule.multiple)
+        return budgets.fill(chosen, weights, dense, self.rule.name, budget, self.rule.multiple)
 
     def _left(self, subjects: list[Subject], shared: list[Subject], budget: float) -> float:
         """What the budget leaves for the layers that share it."""
@@ -172,11 +236,12 @@ class Selection:
             self.notes[subject.path] = GROWS
         else:
             self.found[subject.path] = (subject, candidate)
+            if self.format != AUTO and candidate.form not in self.forms[subject.path]:
+                self.remarks[subject.path] = TRUNCATED
 
-    def _each(self, subjects: list[Subject], work: Callable, report: bool = True):
+    def _each(self, subjects: list[Subject], work: Callable):
         for subject, result in decompose_each(subjects, work):
-            if report:
-                self.report(subject.path)
+            self.report(subject.path)
             yield subject, result
 
 

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from keras_tensornet import formats, validation
 from keras_tensornet.compression.choosing.costs import Costs, workload_of
+from keras_tensornet.compression.cuts import (
+    cut_cores,
+    cut_of,
+    error_at,
+    rank_for_threshold,
+    singular_values,
+)
 from keras_tensornet.compression.kinds import Target, kernel_array
 from keras_tensornet.compression.weighted import (
     Metric,
@@ -85,12 +93,35 @@ class Candidate:
         return Costs.of(self.network, self.form.workload)
 
 
+@dataclass(frozen=True)
+class Truncation:
+    """The truncated SVD of a layer's matrix (patch entries, outputs), as a form.
+
+    Attributes:
+        form: whose networks are that at the ranks below.
+        spell: `(modes, r) -> rank` argument of the form for r singular values.
+    """
+
+    form: Form
+    spell: Callable[[KernelModes, int], Any]
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Patch entries and outputs."""
+        modes = self.form.modes
+        return math.prod(modes.kernel_size) * modes.in_size, modes.out_size
+
+    def network(self, rank: int) -> tuple[Rank, Network]:
+        """The rank argument and the network for some number of singular values."""
+        return self.form.network(self.spell(self.form.modes, rank))
+
+
 class Subject:
     """A target with its kernel at hand.
 
     Attributes:
         target: the layer.
-        metric: the Gram matrix of its input patches, or None.
+        gram, scale: what calibration knows of its inputs and outputs, or None.
         mean: the mean patch (groups, patch) where an error of the output's mean does not count
             because a bias or a batch normalisation takes it out, or None.
         dense: costs of the dense kernel; FLOPs and time once a form is known.
@@ -100,16 +131,25 @@ class Subject:
     def __init__(self, target: Target, gram=None, mean=None, scale=None):
         self.target = target
         self.mean = mean
-        self.metric = None
-        if gram is not None:
-            if self.mean is not None:
-                # What comes after absorbs a mean error, so only what varies around it counts.
-                gram = gram - self.mean[:, :, None] * self.mean[:, None, :]
-            self.metric = Metric.regularised(gram, scale)
+        self.gram, self.scale = gram, scale
+        self.values: np.ndarray | None = None
+        self._truncation: tuple[Truncation | None] | None = None
         self.forms: dict[str, Form] = {}
         self.kept: dict[tuple, Candidate] = {}
         self.weight = 1.0
         self.dense = Costs(math.prod(self.kernel_shape))
+
+    @cached_property
+    def metric(self) -> Metric | None:
+        """How much errors of the kernel count, or None for all alike."""
+        if self.gram is None:
+            return None
+        gram = self.gram
+        if self.mean is not None:
+            # What comes after absorbs a mean error, so only what varies around it counts.
+            mean = self.mean.astype(gram.dtype)
+            gram = gram - mean[:, :, None] * mean[:, None, :]
+        return Metric.regularised(gram, self.scale)
 
     @property
     def kernel(self) -> np.ndarray:
@@ -173,6 +213,10 @@ class Subject:
             key = (form, str(rank), quick)
             if key in self.kept:
                 return self.kept[key]
+            cut = cut_of(network, form.modes)
+            if cut is not None and quick:
+                error = error_at(self._singular_values(form), network.count(cut.bonds))
+                return Candidate(form, rank, network, error)
             cores = self._cores(form, network, quick)
         else:
             rank, network, cores = self._by_threshold(form, quick, threshold)
@@ -197,8 +241,39 @@ class Subject:
         lost = as_matrix(self.kernel - kernel, self.modes)
         return np.einsum("gp,gpo->go", self.mean, lost).ravel()
 
+    def truncation(self) -> Truncation | None:
+        """The truncated SVD of this layer's matrix, as the first format that has it; None if none.
+
+        Makes forms, so it is not for threads.
+        """
+        if self._truncation is None:
+            self._truncation = (self._find_truncation(),)
+        return self._truncation[0]
+
+    def _find_truncation(self) -> Truncation | None:
+        for format in formats.FORMATS.values():
+            if format.truncation is None:
+                continue
+            try:
+                form = self.form(format.name, {"in_modes": 1, "out_modes": 1})
+            except (ValueError, TypeError):
+                continue
+            rank = format.truncation(form.modes, 1)
+            if rank is not None and cut_of(form.network(rank)[1], form.modes) is not None:
+                return Truncation(form, format.truncation)
+        return None
+
+    def error_of_truncation(self, truncation: Truncation, rank: int) -> float:
+        """The relative error that the truncated SVD has at a rank."""
+        return error_at(self._singular_values(truncation.form), rank)
+
     def _by_threshold(self, form: Form, quick: bool, threshold: dict):
-        _, start = form.network(1)
+        rank, start = form.network(1)
+        cut = cut_of(start, form.modes)
+        if cut is not None and len(cut.bonds) == 1:
+            wanted = rank_for_threshold(self._singular_values(form), **threshold)
+            rank, network = form.network(wanted)
+            return rank, network, self._cores(form, network, quick)
         cores = self._cores(form, start, quick, **threshold)
         found = network_of_cores(start, cores)
         rank, network = form.network(formats.get(form.format).rank_argument(found))
@@ -207,12 +282,21 @@ class Subject:
         return rank, network, cores
 
     def _cores(self, form: Form, network: Network, quick: bool, **threshold) -> list:
+        cut = None if threshold else cut_of(network, form.modes)
+        if cut is not None:
+            return equalised(cut_cores(self.kernel, network, form.modes, cut, self.metric))
         if self.metric is None:
             return decompose_kernel(self.kernel, network, form.modes, quick, **threshold)
         cores = weighted_decomposition(
             self.kernel, network, form.modes, self.metric, quick, **threshold
         )
         return equalised(cores)
+
+    def _singular_values(self, form: Form) -> np.ndarray:
+        """Of the kernel's matrix, whatever the modes of its two sides; taken once."""
+        if self.values is None:
+            self.values = singular_values(self.kernel, form.modes, self.metric)
+        return self.values
 
     def _error(self, form: Form, network: Network, cores: list) -> float:
         if self.metric is not None:
