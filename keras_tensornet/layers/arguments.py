@@ -54,13 +54,13 @@ def resolve_rank(rank, network):
 
 
 def resolve_implementation(implementation) -> str | dict:
-    """An implementation for all calls, or one for inference and one for training."""
+    """An implementation for all calls, or one for inference, one for training, one if frozen."""
     if not isinstance(implementation, dict):
         return check_implementation(implementation)
-    if set(implementation) != {"inference", "training"}:
+    if set(implementation) - {"frozen"} != {"inference", "training"}:
         raise ValueError(
-            "An `implementation` given as a dict must have the keys 'inference' and 'training'. "
-            f"Received: {implementation!r}."
+            "An `implementation` given as a dict must have the keys 'inference' and 'training', "
+            f"and may have 'frozen'. Received: {implementation!r}."
         )
     return {phase: check_implementation(chain) for phase, chain in implementation.items()}
 

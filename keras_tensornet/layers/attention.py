@@ -30,7 +30,8 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
         rank: bond sizes of every projection: an int, or a tuple as the format takes it; or a dict
             with one of these for each of "query", "key", "value" and "output" (and "gate").
         format: name of the format, "tr" by default.
-        implementation: as in `FactorizedDense`, of every projection.
+        implementation: as in `FactorizedDense`, of every projection; or a dict with one of these
+            for each of "query", "key", "value" and "output" (and "gate").
         **kwargs: as in `keras.layers.MultiHeadAttention`; initializers, regularizers and
             constraints see the merged kernels of the projections.
 
@@ -61,31 +62,12 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
         **kwargs,
     ):
         super().__init__(num_heads, key_dim, value_dim, **kwargs)
-        self._implementation = "auto"
         self.format = formats.get(format).name
-        self.implementation = implementation
         self._use_gate = getattr(self, "_use_gate", False)
+        self.implementation = implementation
         self.rank = _resolve_ranks(rank, self._names())
         for name in self._names():  # raises here, not in `build`, where an argument is wrong
             self._projection(name, 2, 1, (1,))
-
-    @property
-    def implementation(self) -> str | dict:
-        """How every projection applies its cores."""
-        return self._implementation
-
-    @implementation.setter
-    def implementation(self, implementation) -> None:
-        implementation = resolve_implementation(implementation)
-        projections = self.projections.values() if self.built else ()
-        try:
-            for projection in projections:
-                projection.implementation = implementation
-        except ValueError:
-            for projection in projections:
-                projection.implementation = self._implementation
-            raise
-        self._implementation = implementation
 
     @staticmethod
     def dense_class():
@@ -101,6 +83,31 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
                 f"Layer '{self.name}' has no projections yet. Call it on data or `build` it first."
             )
         return {name: getattr(self, f"_{name}_dense") for name in self._names()}
+
+    @property
+    def implementation(self):
+        """One implementation for all projections, or a dict with one for each where they differ."""
+        found = dict(self._implementations)
+        if self.built:
+            found = {name: layer.implementation for name, layer in self.projections.items()}
+        first = next(iter(found.values()))
+        return first if all(one == first for one in found.values()) else found
+
+    @implementation.setter
+    def implementation(self, value):
+        names = self._names()
+        each = isinstance(value, Mapping) and set(value) == set(names)
+        found = {name: resolve_implementation(value[name] if each else value) for name in names}
+        projections = self.projections if self.built else {}
+        before = {name: layer.implementation for name, layer in projections.items()}
+        try:
+            for name, layer in projections.items():
+                layer.implementation = found[name]
+        except ValueError:
+            for name, layer in projections.items():
+                layer.implementation = before[name]
+            raise
+        self._implementations = found
 
     def build(self, query_shape, value_shape, key_shape=None):
         """Create the projections for query, value and key of those shapes."""
@@ -140,7 +147,7 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
             output_shape=(None,) * (len(rows) - 1) + out,
             rank=self.rank[name] if isinstance(self.rank, Mapping) else self.rank,
             format=self.format,
-            implementation=self.implementation,
+            implementation=self._implementations[name],
             bias_axes=new if self.use_bias else None,
             activation="sigmoid" if name == "gate" else None,
             name="attention_output" if name == "output" else name,

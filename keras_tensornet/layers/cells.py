@@ -53,6 +53,8 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
     """What `FactorizedLSTMCell` and `FactorizedGRUCell` share; `gates` is their number of gates."""
 
     gates: int
+    # Of the layer that the cell is in, which sets it; None for a bare cell.
+    sequence_shape: tuple[int | None, ...] | None = None
 
     def __init__(
         self,
@@ -230,6 +232,14 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         count = len(self.state_size) if isinstance(self.state_size, list) else 1
         # One tensor each: stateful layers make variables of them, which on PyTorch share memory.
         return [ops.zeros((batch_size, self.units), dtype=self.compute_dtype) for _ in range(count)]
+
+    def _usual_shape(self) -> tuple[int | None, ...]:
+        """Within a layer the shape of its sequences, all steps of which are projected at once."""
+        return self.sequence_shape or self.built_shape
+
+    def tuned_call(self, inputs, training: bool = False):
+        """The product with the input kernel, which is what the plan computes."""
+        return self.project(inputs, training)
 
     def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
         """What plans need to know of inputs of that shape: all axes but the last are rows."""

@@ -34,7 +34,8 @@ from keras_tensornet.layers.conversion import (
     ranks_for,
     settings_of,
 )
-from keras_tensornet.layers.implementation import HasImplementation, choices
+from keras_tensornet.layers.implementation import choices
+from keras_tensornet.layers.tuned import Tunable
 from keras_tensornet.modes import KernelModes, fewest_modes, kernel_modes
 from keras_tensornet.networks import Network, clip_ranks
 
@@ -46,7 +47,7 @@ class Frozen(NamedTuple):
     kernels: list
 
 
-class FactorizedMethods(HasImplementation):
+class FactorizedMethods(Tunable):
     """Methods of every layer whose kernel is a tensor network."""
 
     format: str | None = None
@@ -215,12 +216,9 @@ class FactorizedMethods(HasImplementation):
             input_shape: of the inputs, batch included; by default the one that the layer was
                 built with. Unknown heights and widths count as 32.
         """
-        shape = tuple(input_shape or self.built_shape)
+        shape = tuple(input_shape or self._usual_shape())
         workload = self.workload((batch_size or shape[0], *shape[1:]), training, merged)
-        chosen = self.implementation
-        if isinstance(chosen, dict):
-            chosen = chosen["training" if workload.training else "inference"]
-        return self._make_plan(workload, "reconstructed" if self._reparametrised else chosen)
+        return self._make_plan(workload, self._chosen(workload.training, merged))
 
     def _make_plan(self, workload: Workload, implementation: str) -> Plan:
         return make_plan(self.network, workload, implementation)

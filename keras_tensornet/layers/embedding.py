@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import keras
+import numpy as np
 from keras import constraints, initializers, ops, regularizers
 
 from keras_tensornet import validation
@@ -161,6 +162,26 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         """What plans need to know of inputs of that shape: every index is a row."""
         rows = rows_of(input_shape)
         return Workload(rows=rows, training=training, merged=merged)
+
+    def tunable_plans(self, training: bool, merged: bool, input_shape: tuple, most: int) -> list:
+        """The ways to look rows up, the fastest prediction first; there are two."""
+        if self._reparametrised:
+            return ["reconstructed"]
+        plan = self.plan_for(training=training, merged=merged, input_shape=input_shape)
+        return [name for name, _ in plan.candidates]
+
+    def tuning_inputs(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Indices of that shape."""
+        return np.random.default_rng(0).integers(0, self.input_dim, shape).astype("int32")
+
+    def _usual_shape(self) -> tuple[int | None, ...]:
+        """The shape of the indices: that of the call in a graph, for it was built without."""
+        if len(self.built_shape) == 1:
+            try:
+                return tuple(self.input.shape)
+            except (AttributeError, ValueError):  # never called, or in several places
+                pass
+        return self.built_shape
 
     def _make_plan(self, workload: Workload, implementation: str):
         # A `RowPlan`, in the place of the `Plan` of other layers.

@@ -18,7 +18,7 @@ class HasImplementation(LayerMixin):
 
     @property
     def implementation(self) -> str | dict:
-        """What was asked for: a name, a chain of stages, or a dict for inference and training."""
+        """What was asked for: a name, a chain of stages, or a dict by phase."""
         chosen = self._implementation
         return dict(chosen) if isinstance(chosen, dict) else chosen
 
@@ -44,12 +44,12 @@ class HasImplementation(LayerMixin):
 
     def _check_chain(self) -> None:
         if self.built and any(name not in IMPLEMENTATIONS for name in choices(self.implementation)):
-            for training in (False, True):
-                self.plan_for(training=training)
+            for training, merged in ((False, False), (True, False), (False, True)):
+                self.plan_for(training=training, merged=merged)
 
 
 def choices(implementation) -> tuple:
-    """What an implementation says for inference and for training, once each."""
+    """What an implementation says for each phase."""
     if isinstance(implementation, dict):
         return tuple(implementation.values())
     return (implementation,)

@@ -16,3 +16,4 @@ class LayerMixin:
     activity_regularizer: keras.Regularizer | None
     add_weight: Callable[..., keras.Variable]
     add_loss: Callable[..., None]
+    __call__: Callable[..., object]

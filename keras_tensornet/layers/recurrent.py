@@ -109,7 +109,7 @@ class FactorizedRNN(keras.layers.RNN):
     def build(self, sequences_shape, initial_state_shape=None):
         """Build the cell for sequences (batch, time, features)."""
         super().build(sequences_shape, initial_state_shape)
-        self._sequence_shape = tuple(sequences_shape)
+        self._sequence_shape = self.cell.sequence_shape = tuple(sequences_shape)
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """Multiply all inputs by the input kernel, then loop over the recurrent part."""

@@ -9,35 +9,43 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_tensornet import validation
 from keras_tensornet.compiled import forward_function, gradient_function
-from keras_tensornet.contraction import candidate_plans
 from keras_tensornet.files import write_text
-from keras_tensornet.serving.freezing import factorized_layers, forget_compiled_functions
+from keras_tensornet.layers.common import FactorizedMethods
+from keras_tensornet.rewriting.walker import walk_layers
+from keras_tensornet.serving.freezing import (
+    factorized_layers,
+    forget_compiled_functions,
+    pinned,
+)
 from keras_tensornet.serving.measuring import measure
-from keras_tensornet.shapes import with_batch
+
+PHASES = {False: ("inference", "frozen"), True: ("training",)}
+WORDS = {"inference": "forward", "frozen": "frozen forward", "training": "training step"}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One layer's candidates.
+    """One layer's candidates in one phase.
 
     Attributes:
-        layer: name of the layer.
+        layer: its path in the model, see `tuned_layers`.
+        phase: "inference", "frozen" (kernels merged beforehand) or "training".
         input_shape: that it was measured with, batch included.
         milliseconds: `(chain, median milliseconds)`, fastest first.
         predicted: the chain that prediction alone would have chosen.
     """
 
     layer: str
+    phase: str
     input_shape: tuple[int, ...]
     milliseconds: tuple[tuple[str, float], ...]
     predicted: str
@@ -54,7 +62,7 @@ class Tuning:
 
     Attributes:
         training: whether training steps were measured.
-        measurements: one for each layer.
+        measurements: one for each layer and phase.
     """
 
     training: bool
@@ -62,18 +70,19 @@ class Tuning:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the choices to a JSON file, whole or not at all."""
-        chosen = {found.layer: found.chosen for found in self.measurements}
-        text = json.dumps({"training": self.training, "implementation": chosen}, indent=2)
+        chosen: dict[str, dict[str, str]] = {}
+        for found in self.measurements:
+            chosen.setdefault(found.layer, {})[found.phase] = found.chosen
+        text = json.dumps({"implementation": chosen}, indent=2)
         write_text(path, text + "\n")
 
     def __str__(self) -> str:
-        phase = "training step" if self.training else "forward"
-        lines = [f"{'layer':<24} {phase + ' ms':>16} {'predicted choice ms':>20}  chosen"]
+        lines = [f"{'layer':<24} {'phase':<14} {'ms':>9} {'as predicted':>12}  chosen"]
         for found in self.measurements:
             times = dict(found.milliseconds)
             lines.append(
-                f"{found.layer:<24} {times[found.chosen]:16.3f} {times[found.predicted]:20.3f}  "
-                f"{found.chosen}"
+                f"{found.layer:<24} {WORDS[found.phase]:<14} {times[found.chosen]:9.3f} "
+                f"{times[found.predicted]:12.3f}  {found.chosen}"
             )
         return "\n".join(lines)
 
@@ -87,8 +96,9 @@ def autotune(
 ) -> Tuning:
     """Measure the best few plans of every factorized layer and keep the fastest, in place.
 
-    The choice becomes the layer's `implementation` (for inference or for training, the other stays
-    as it is), so it is saved with the model. Layers of equal shapes are measured once.
+    The choice becomes the layer's `implementation`, so it is saved with the model: for inference,
+    with kernels merged in each call and with kernels merged beforehand (frozen, or exported), or
+    for training; the other phases stay as they are. Layers of equal shapes are measured once.
 
     Args:
         model: a built model.
@@ -100,24 +110,32 @@ def autotune(
 
     Returns:
         The measurements; print them, or `save` them for `apply_tuning`.
+
+    Raises:
+        ValueError: if a layer is frozen.
     """
     validation.positive_int("batch_size", batch_size)
     validation.positive_int("candidates", candidates)
-    layers = factorized_layers(model)
+    layers = tuned_layers(model)
+    frozen = [name for name, layer in layers.items() if layer.frozen]
+    if frozen:
+        raise ValueError(
+            "A frozen layer has its plan already. Received frozen layers: "
+            f"{', '.join(frozen)}. Call keras_tensornet.unfreeze(model), tune, and freeze again."
+        )
     jit_compile = bool(getattr(model, "jit_compile", False))
     known: dict = {}
     measurements = []
-    for done, layer in enumerate(layers):
-        shape = with_batch(layer.built_shape, batch_size)
-        key = (layer.network, shape, _settings(layer))
-        if key not in known:
-            known[key] = _measure(layer, shape, training, candidates, jit_compile)
-        times, predicted = known[key]
-        found = Measurement(layer.name, shape, times, predicted)
-        measurements.append(found)
-        _choose(layer, training, found.chosen)
+    for done, (name, layer) in enumerate(layers.items()):
+        shape = layer.tuning_shape(batch_size)
+        for phase in PHASES[training]:
+            key = (phase, layer.network, shape, _settings(layer))
+            if key not in known:
+                known[key] = _measure(layer, shape, phase, candidates, jit_compile)
+            measurements.append(Measurement(name, phase, shape, *known[key]))
+            _choose(layer, {phase: measurements[-1].chosen})
         if progress is not None:
-            progress(done + 1, len(layers), layer.name)
+            progress(done + 1, len(layers), name)
     forget_compiled_functions(model)
     return Tuning(training, tuple(measurements))
 
@@ -126,63 +144,106 @@ def apply_tuning(model: keras.Model, path: str | os.PathLike) -> keras.Model:
     """Set the choices of a file that `Tuning.save` wrote, in place; returns the same model.
 
     Raises:
-        ValueError: if the file names a layer that the model does not have, or is no such file;
-            the model is then unchanged.
+        ValueError: if the file names a layer that the model does not have, a choice that does not
+            fit its layer, or is no such file; the model is then unchanged.
     """
     try:
-        stored = json.loads(Path(path).read_text())
-        training, chosen = bool(stored["training"]), dict(stored["implementation"])
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        chosen = {name: dict(phases) for name, phases in stored["implementation"].items()}
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{os.fspath(path)!r} is no file of tuned choices. Write one with `Tuning.save`."
         ) from error
-    layers = {layer.name: layer for layer in factorized_layers(model)}
+    layers = tuned_layers(model)
     unknown = sorted(set(chosen) - set(layers))
     if unknown:
         raise ValueError(
             f"The tuned choices are for another model. Received layers {unknown}; this model has "
             f"{sorted(layers)}."
         )
-    for name, chain in chosen.items():
-        _choose(layers[name], training, chain)
+    before = {name: layers[name].implementation for name in chosen}
+    try:
+        for name, phases in chosen.items():
+            _choose(layers[name], phases)
+    except (TypeError, ValueError) as error:
+        for name, implementation in before.items():
+            layers[name].implementation = implementation
+        raise ValueError(
+            f"The tuned choices do not fit layer '{name}' of this model: {error}"
+        ) from error
     forget_compiled_functions(model)
     return model
 
 
-def _measure(layer, shape, training, candidates, jit_compile) -> tuple:
+def tuned_layers(model: keras.Model) -> dict[str, FactorizedMethods]:
+    """The layers that plans are chosen for, each once: path -> layer.
+
+    A path is that of `walk_layers`, followed by the name of the sublayer where a layer holds
+    several; of a recurrent layer, whose cell holds the plan, it is the layer's own. Subclassed
+    models cannot be walked; there the names of the layers are used, numbered where they repeat.
+    """
+    found: dict[str, FactorizedMethods] = {}
+    seen = set()
+    for name, layer in (*_walked(model), *((one.name, one) for one in factorized_layers(model))):
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        unique, count = name, 2
+        while unique in found:
+            unique, count = f"{name}#{count}", count + 1
+        found[unique] = layer
+    return found
+
+
+def _walked(model: keras.Model) -> Iterator[tuple[str, FactorizedMethods]]:
+    try:
+        layers = list(walk_layers(model))
+    except (TypeError, ValueError):
+        return
+    for path, layer in layers:
+        inside = factorized_layers(layer)
+        for one in inside:
+            whole = one is layer or isinstance(layer, keras.layers.RNN)
+            yield path if whole else f"{path}/{one.name}", one
+
+
+def _measure(layer, shape, phase, candidates, jit_compile) -> tuple:
     """Median milliseconds of the layer's best candidates, and the predicted choice."""
-    plan = layer.plan_for(training=training, input_shape=shape)
-    plans = candidate_plans(layer.network, plan.workload)
-    chains = [found.describe() for found in plans[:candidates]]
-    chains += [found.describe() for found in plans if found.implementation == "reconstructed"]
-    if layer.kernel_constraint is not None:
-        chains = ["reconstructed"]  # the constraint acts on the merged kernel
-    chains = list(dict.fromkeys(chains))
+    training, merged = phase == "training", phase == "frozen"
+    chains = layer.tunable_plans(training, merged, shape, candidates)
     before = layer.implementation
-    rng = np.random.default_rng(0)
-    inputs = ops.convert_to_tensor(rng.normal(size=shape), dtype=layer.compute_dtype)
+    dtype = layer.compute_dtype if layer.autocast else None
+    inputs = ops.convert_to_tensor(layer.tuning_inputs(shape), dtype=dtype)
     make = gradient_function if training else forward_function
     calls = {}
     try:
         for chain in chains:
-            layer.implementation = chain
-            calls[chain] = make(layer, inputs, jit_compile)
+            _choose(layer, {phase: chain})
+            if merged:
+                layer.freeze(shape[0])
+            call = make(layer, inputs, jit_compile, layer.tuned_call)
+            calls[chain] = pinned(layer, call) if merged else call
             calls[chain]()  # traced while the chain is set
+            if merged:
+                layer.unfreeze()
     finally:
+        if merged:
+            layer.unfreeze()
         layer.implementation = before
     timing = measure(calls)
     times = sorted(((chain, timing.milliseconds(chain)) for chain in chains), key=lambda t: t[1])
     return tuple(times), chains[0]
 
 
-def _choose(layer, training: bool, chain: str) -> None:
+def _choose(layer, phases: Mapping[str, str]) -> None:
     before = layer.implementation
     if not isinstance(before, dict):
         before = {"inference": before, "training": before}
-    layer.implementation = before | {"training" if training else "inference": chain}
+    layer.implementation = before | dict(phases)
 
 
 def _settings(layer) -> str:
     """What else decides the time of a layer: its class and configuration but for the name."""
-    config = {key: value for key, value in layer.get_config().items() if key != "name"}
+    left_out = ("name", "implementation")
+    config = {key: value for key, value in layer.get_config().items() if key not in left_out}
     return f"{type(layer).__name__}{sorted(config.items(), key=str)}"
