@@ -7,7 +7,6 @@ row here, or one call of `register` elsewhere.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from keras_tensornet.compression.ends import EMBEDDING, ends
 from keras_tensornet.compression.patches import Geometry
 from keras_tensornet.contraction import Workload
 from keras_tensornet.layers.common import DENSE_ONLY, settings_of
+from keras_tensornet.rewriting.choice import as_tuple, chosen_paths
 from keras_tensornet.rewriting.walker import walk_layers
 from keras_tensornet.shapes import built_shape
 
@@ -266,10 +266,10 @@ def left_out(
     """
     reasons: dict[str, str] = {}
     if include is not None:
-        chosen = _matching("include", include, targets)
+        chosen = _chosen("include", include, targets)
         reasons |= {t.path: "not included" for t in targets if t.path not in chosen}
     if exclude is None:
-        spelled = {item for item in _as_tuple(include) if isinstance(item, str)} | set(named)
+        spelled = {item for item in as_tuple(include) if isinstance(item, str)} | set(named)
         asked = set() if include is None else chosen
         reasons |= {
             path: reason
@@ -279,46 +279,14 @@ def left_out(
             and not (reason == EMBEDDING and path in asked)
         }
     else:
-        chosen = _matching("exclude", exclude, targets)
+        chosen = _chosen("exclude", exclude, targets)
         reasons |= dict.fromkeys(chosen, "excluded")
     return {path: reason for path, reason in reasons.items() if path not in set(named)}
 
 
-def matches(item, target: Target) -> bool:
-    """Whether a name, path, regular expression, class or function describes a layer."""
-    if isinstance(item, str):
-        named = item in (target.path, target.layer.name)
-        return named or re.fullmatch(item, target.path) is not None
-    if isinstance(item, re.Pattern):
-        return item.search(target.path) is not None
-    if isinstance(item, type):
-        return isinstance(target.layer, item)
-    if callable(item):
-        return bool(item(target.layer))
-    raise TypeError(
-        "A layer is chosen by its name, its path, a regular expression of its whole path, a layer "
-        f"class or a function of the layer. Received: {item!r} of type {type(item).__name__}."
-    )
-
-
-def _matching(name: str, items, targets: list[Target]) -> set[str]:
-    found: set[str] = set()
-    for item in _as_tuple(items):
-        paths = {target.path for target in targets if matches(item, target)}
-        if not paths and isinstance(item, str):
-            known = ", ".join(repr(target.path) for target in targets)
-            raise ValueError(
-                f"`{name}` must describe layers that can be compressed. Received: {item!r}, which "
-                f"matches none of {known or 'no layers at all'}."
-            )
-        found |= paths
-    return found
-
-
-def _as_tuple(items) -> tuple:
-    if items is None:
-        return ()
-    return tuple(items) if isinstance(items, (list, tuple, set)) else (items,)
+def _chosen(argument: str, items, targets: list[Target]) -> set[str]:
+    layers = [(target.path, target.layer) for target in targets]
+    return chosen_paths(argument, items, layers, "layers that can be compressed")
 
 
 def factorized_layer(target: Target, format: str, rank, cores, arguments: dict):

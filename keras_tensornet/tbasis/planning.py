@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import keras
 
 from keras_tensornet.layers.tbasis.envelopes import envelope
+from keras_tensornet.rewriting.choice import chosen_paths
 from keras_tensornet.rewriting.walker import walk_layers
 from keras_tensornet.tbasis.graphs import leaf_layers
 
@@ -160,20 +160,14 @@ def _reason(layer) -> str:
 def _excluder(model, exclude: Exclude) -> Callable[[keras.layers.Layer, str], bool]:
     if exclude is None:
         return lambda layer, path: False
-    if callable(exclude):
-        return exclude
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-    for pattern in patterns:
-        if not any(_matches(pattern, layer, path) for path, layer in leaf_layers(model)):
+    layers = list(leaf_layers(model))
+    if callable(exclude) and not isinstance(exclude, type):
+        chosen = {path for path, layer in layers if exclude(layer, path)}
+        if not chosen:
             raise ValueError(
-                "Each entry of `exclude` must match the name or path of a layer, as a whole or as "
-                f"a regular expression. Received: {pattern!r}, which matches none of model "
-                f"'{model.name}'."
+                "`exclude` must describe layers of the model. Received: a function that is false "
+                f"for all of {', '.join(repr(path) for path, _ in layers)}."
             )
-    return lambda layer, path: any(_matches(pattern, layer, path) for pattern in patterns)
-
-
-def _matches(pattern: str, layer, path: str) -> bool:
-    return any(
-        name == pattern or re.fullmatch(pattern, name) is not None for name in (path, layer.name)
-    )
+    else:
+        chosen = chosen_paths("exclude", exclude, layers, f"layers of model '{model.name}'")
+    return lambda layer, path: path in chosen

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from keras_tensornet import validation
 from keras_tensornet.files import write_text, write_whole
+from keras_tensornet.tuner.directions import DIRECTIONS, direction_of
 
 SIZES = ("params", "flops", "latency")
 HEADER = ("trial", "metric", "params", "flops", "compression", "format", "values", "front")
@@ -75,7 +76,7 @@ class ParetoFront:
             metric: what the new values are.
             direction: "max" or "min".
         """
-        validation.one_of("direction", direction, ("max", "min"))
+        validation.one_of("direction", direction, DIRECTIONS)
         marked = _mark(list(trials), self.size, direction)
         return ParetoFront(metric, direction, self.size, marked, self.unfinished)
 
@@ -162,12 +163,14 @@ def pareto(
         tuner: a KerasTuner tuner, or the project folder of one (`directory/project_name`), which
             is how a search that runs in other processes is read.
         metric: its name; by default the metric of the hypermodel's objective.
-        direction: "max" or "min"; by default the objective's, or "min" for losses.
+        direction: "max" or "min"; by default the objective's, or what the metric's name says, if it
+            is that of a metric or loss of Keras.
         size: "params", "flops" or "latency".
 
     Raises:
         FileNotFoundError: if the folder holds no trials.
-        ValueError: if no trial is finished, or the metric was not recorded.
+        ValueError: if no trial is finished, or the metric was not recorded, or its direction is
+            neither given nor known.
     """
     validation.one_of("size", size, SIZES)
     trials = _trials(tuner)
@@ -175,8 +178,8 @@ def pareto(
     if not metric:
         metric = str(getattr(goal, "metric", "val_accuracy"))
     if direction is None:
-        direction = goal.direction if goal and goal.metric == metric else _direction(metric)
-    validation.one_of("direction", direction, ("max", "min"))
+        direction = goal.direction if goal and goal.metric == metric else None
+    direction = direction_of(metric, direction)
     finished = [trial for trial in trials if trial.status == "COMPLETED"]
     if not finished:
         raise ValueError(
@@ -266,10 +269,6 @@ def _row(trial: TrialResult) -> tuple[str, ...]:
         values,
         "*" if trial.on_front else "",
     )
-
-
-def _direction(metric: str) -> str:
-    return "min" if "loss" in metric or "error" in metric else "max"
 
 
 def _first_message(trials: list) -> str:

@@ -10,6 +10,7 @@ import keras
 import keras_tuner
 
 from keras_tensornet import validation
+from keras_tensornet.tuner.directions import direction_of
 from keras_tensornet.tuner.sizes import ModelSize
 
 SCORE = "score"
@@ -28,7 +29,8 @@ class SizeObjective:
 
     Attributes:
         metric: name of the metric, as `fit` logs it.
-        direction: "max" or "min".
+        direction: "max" or "min"; None for what the metric's name says, if it is that of a metric
+            or loss of Keras.
         params: limit on the number of parameters.
         flops: limit on the floating-point operations of one example.
         latency: limit on the milliseconds of one batch on this machine; a share is taken of the
@@ -38,7 +40,7 @@ class SizeObjective:
     """
 
     metric: str = "val_accuracy"
-    direction: str = "max"
+    direction: str | None = None
     params: float | int | None = None
     flops: float | int | None = None
     latency: float | None = None
@@ -46,7 +48,7 @@ class SizeObjective:
     batch_size: int = 1
 
     def __post_init__(self):
-        validation.one_of("direction", self.direction, ("max", "min"))
+        object.__setattr__(self, "direction", direction_of(self.metric, self.direction))
         validation.positive_int("batch_size", self.batch_size)
         for name in (*MEASURES, "weight"):
             value = getattr(self, name)

@@ -174,7 +174,9 @@ def test_layers_are_excluded_by_name_pattern_or_function():
     ):
         plan = plan_tbasis(model, 2, 2, exclude=exclude)
         assert {row.path for row in plan.rows if row.reason} == wanted | more
-    with pytest.raises(ValueError, match=r"'typo', which matches none of model 'network'"):
+    with pytest.raises(
+        ValueError, match=r"layers of model 'network'. Received: 'typo', which matches none"
+    ):
         tbasis_model(model, 2, 2, exclude="typo")
     with pytest.raises(ValueError, match="No layer of the model can share a basis"):
         tbasis_model(model, 2, 2, exclude=".*")
