@@ -2,8 +2,12 @@
 
 TT-conv-CNN on CIFAR-10: the dense network is trained; every convolution but the first becomes the
 paper's four stages, with the ranks that keep a share of energy in every unfolding; then the small
-network is fine-tuned, and the dense one trains on for as many epochs. The paper trains each for 100
-epochs, this study for four and two, so ranks and accuracies are those of a younger network.
+network is fine-tuned, and the dense one trains on for as many epochs. The paper trains for 100
+epochs each time, this study for four and two, so ranks and accuracies are those of a younger
+network.
+
+A share of energy is one of squared singular values, as the paper prints it, or of their sum, with
+which the paper's sizes are met; both also on untrained kernels, whose sizes need no training.
 
     TFDS_DATA_DIR=... python examples/permuted_tt.py            # what is missing, then the table
     TFDS_DATA_DIR=... python examples/permuted_tt.py --report   # only the table
@@ -31,8 +35,9 @@ from keras_tensornet import datasets, models
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "permuted_tt.json"
 # energy: change of accuracy in points, and how many times fewer parameters and multiply-adds
 PAPER = {0.6: (+0.14, 3.06, 2.95), 0.5: (-0.25, 5.03, 4.73)}
-# 0.7 for a size near the paper's at 0.6.
-ENERGIES = (0.7, *PAPER)
+# What is compressed how; 0.7 for a size near the paper's at 0.6.
+CASES = ((0.7, "frobenius"), *((e, "frobenius") for e in PAPER), *((e, "nuclear") for e in PAPER))
+SHARE_OF = {"frobenius": "energy", "nuclear": "sum of singular values"}
 DENSE_LAYERS = ("block1_conv1", "fc")
 BATCH = 128
 RATES = {"train": 0.05, "finetune": 0.01}
@@ -58,21 +63,25 @@ class Study:
         records.add(self.results, {"settings": {"phase": "train", **self.settings(None)}, **log})
         return model
 
-    def tuned(self, energy: float | None) -> None:
+    def untrained(self, energy: float, norm: str) -> None:
+        """The sizes that a share gives on kernels as they are drawn."""
+        settings = {"phase": "untrained", "energy": energy, "energy_norm": norm, "seed": 0}
+        if records.find(self.results, settings):
+            return
+        keras.utils.set_random_seed(0)
+        model = models.tt_conv_cnn(self.data.x_train.shape[1:], self.data.num_classes)
+        _, sizes = compressed(model, energy, norm)
+        records.add(self.results, {"settings": settings, **sizes})
+
+    def tuned(self, energy: float | None, norm: str = "frobenius") -> None:
         """Compress, unless the energy is None, and fine-tune."""
-        settings = {"phase": "finetune", **self.settings(energy)}
+        settings = {"phase": "finetune", **self.settings(energy, norm)}
         if records.find(self.results, settings):
             return
         dense = self.dense()
         small, sizes = dense, {"params": dense.count_params()}
         if energy is not None:
-            small = ktn.compress_model(dense, format="tt", energy=energy, exclude=DENSE_LAYERS)
-            report = ktn.compression_report(dense, small, repeats=0)
-            sizes = {
-                "params": small.count_params(),
-                "params_ratio": round(dense.count_params() / small.count_params(), 3),
-                "flops_ratio": round(report.dense.flops / report.compressed.flops, 3),
-            }
+            small, sizes = compressed(dense, energy, norm)
         before = self.accuracy(small)
         log = self.fit(small, "finetune", settings)
         records.add(self.results, {"settings": settings, **sizes, "before": before, **log})
@@ -111,7 +120,7 @@ class Study:
         scores = model.evaluate(*test, batch_size=500, verbose=0, return_dict=True)
         return round(scores["accuracy"], 4)
 
-    def settings(self, energy: float | None) -> dict:
+    def settings(self, energy: float | None, norm: str = "frobenius") -> dict:
         """What makes a run different from others."""
         return {
             "data": self.data.name,
@@ -123,7 +132,19 @@ class Study:
             "optimizer": "SGD, momentum 0.9, cosine decay, in training a warm-up of 200 steps",
             "augmentation": "shifts by 4 pixels, mirroring",
             "seed": 0,
-        }
+        } | ({} if norm == "frobenius" else {"energy_norm": norm})
+
+
+def compressed(dense: keras.Model, energy: float, norm: str) -> tuple[keras.Model, dict]:
+    """The network in its four stages, and how much smaller it is."""
+    how = {"energy": energy, "energy_norm": norm, "exclude": DENSE_LAYERS}
+    small = ktn.compress_model(dense, format="tt", **how)
+    report = ktn.compression_report(dense, small, repeats=0)
+    return small, {
+        "params": small.count_params(),
+        "params_ratio": round(dense.count_params() / small.count_params(), 3),
+        "flops_ratio": round(report.dense.flops / report.compressed.flops, 3),
+    }
 
 
 def enlarged(data: datasets.ImageData) -> datasets.ImageData:
@@ -138,18 +159,28 @@ def enlarged(data: datasets.ImageData) -> datasets.ImageData:
 
 def report(runs: list[dict]) -> None:
     """The table, the paper's figures beside ours."""
-    tuned = {run["settings"]["energy"]: run for run in runs if "before" in run}
+    tuned = {
+        (run["settings"]["energy"], run["settings"].get("energy_norm", "frobenius")): run
+        for run in runs
+        if "before" in run
+    }
+    dense = tuned.get((None, "frobenius"))
     print("| network | fewer parameters | fewer FLOPs | before | after | change, points | paper |")
     print("|---|---|---|---|---|---|---|")
-    for energy, run in sorted(tuned.items(), key=lambda item: -(item[0] or 1)):
-        name = "dense" if energy is None else f"energy {energy}"
+    for (energy, norm), run in sorted(tuned.items(), key=lambda item: -(item[0][0] or 1)):
+        name = "dense" if energy is None else f"{SHARE_OF[norm]} {energy}"
         times = [
             f"{run[key]:.2f}x" if key in run else "" for key in ("params_ratio", "flops_ratio")
         ]
-        change = 100 * (run["accuracy"] - tuned[None]["accuracy"]) if None in tuned else 0.0
+        change = 100 * (run["accuracy"] - dense["accuracy"]) if dense else 0.0
         paper = "{:+.2f} points, {:.2f}x, {:.2f}x".format(*PAPER[energy]) if energy in PAPER else ""
         shown = [f"{100 * run[key]:.2f} %" for key in ("before", "accuracy")]
         print(f"| {name} | " + " | ".join([*times, *shown, f"{change:+.2f}", paper]) + " |")
+    for run in runs:
+        if run["settings"]["phase"] == "untrained":
+            energy, norm = run["settings"]["energy"], run["settings"]["energy_norm"]
+            ratios = f"{run['params_ratio']:.2f}x, {run['flops_ratio']:.2f}x"
+            print(f"untrained kernels, {SHARE_OF[norm]} {energy}: {ratios}")
 
 
 def main() -> None:
@@ -170,8 +201,10 @@ def main() -> None:
                 results,
                 Path(folder) if smoke else arguments.work,
             )
-            for energy in (None, 0.6) if smoke else (None, *ENERGIES):
-                study.tuned(energy)
+            for energy, norm in CASES[-1:] if smoke else CASES:
+                study.untrained(energy, norm)
+            for energy, norm in [(None, "frobenius"), *(CASES[-2:-1] if smoke else CASES)]:
+                study.tuned(energy, norm)
         report(records.read(results))
 
 

@@ -45,8 +45,8 @@ def dense_network(name: str) -> keras.Model:
     """
     if name == "wide_resnet10_1":
         return models.wide_resnet(10, 1)
-    if name == "wide_resnet28_10":
-        return models.wide_resnet(28, 10)
+    if name == "wide_resnet28_10":  # the paper's: CIFAR-100, a bias on every convolution
+        return models.wide_resnet(28, 10, num_classes=100, use_bias=True)
     import keras_hub
 
     encoder = keras_hub.models.ResNetBackbone(

@@ -23,6 +23,13 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     rule = parser.add_argument_group("how ranks are chosen (exactly one)")
     rule.add_argument("--rank", type=_rank, metavar="R", help="of every layer: 8, or 4,6,4")
     rule.add_argument("--energy", type=float, metavar="E", help="share of squared singular values")
+    rule.add_argument(
+        "--energy-norm",
+        choices=("frobenius", "nuclear"),
+        default="frobenius",
+        help="what --energy is a share of: squared singular values, or their sum, which keeps more "
+        "(default: %(default)s)",
+    )
     rule.add_argument("--eps", type=float, metavar="E", help="relative error of each layer")
     rule.add_argument("--ratio", type=float, metavar="S", help="share kept of each layer")
     rule.add_argument("--params", type=float, metavar="S", help="share of the model's parameters")
@@ -56,6 +63,7 @@ def chosen(arguments: argparse.Namespace) -> dict:
     return {
         "format": arguments.format,
         **rules,
+        "energy_norm": arguments.energy_norm,
         "multiple": arguments.multiple,
         "include": arguments.include,
         "exclude": exclude,

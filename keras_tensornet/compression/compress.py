@@ -18,6 +18,7 @@ from keras_tensornet.compression.planning import calibrated_subjects, plan_with_
 from keras_tensornet.compression.plans import CompressionPlan
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.recovery import RecoverySettings, check_recovery, recovered
+from keras_tensornet.decompositions.shares import energy_share
 from keras_tensornet.rewriting.walker import rewrite_model
 
 
@@ -41,6 +42,7 @@ def compress_model(
     plan: CompressionPlan | None = None,
     recover: bool | RecoverySettings = True,
     progress: Progress = None,
+    energy_norm: str = "frobenius",
 ) -> keras.Model:
     """Return a new, smaller model with factorized layers; the given model stays as it was.
 
@@ -89,6 +91,7 @@ def compress_model(
         "latency": latency,
         "vbmf": vbmf,
     }
+    given["energy"] = energy_share(energy, energy_norm)
     check_recovery(recover, calibration_data)
     calibration_data = readable(model, calibration_data)
     if plan is None:

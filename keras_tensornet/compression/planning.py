@@ -22,6 +22,7 @@ from keras_tensornet.compression.choosing.subjects import Subject
 from keras_tensornet.compression.kinds import Target, find_targets, left_out
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
 from keras_tensornet.compression.progress import Progress, reporter
+from keras_tensornet.decompositions.shares import NuclearShare, energy_share, refuse_nuclear
 
 
 def plan_compression(
@@ -42,6 +43,7 @@ def plan_compression(
     calibration_data=None,
     sensitivity: bool = True,
     progress: Progress = None,
+    energy_norm: str = "frobenius",
 ) -> CompressionPlan:
     """Plan the compression of a trained model: which layer gets which format and ranks.
 
@@ -78,6 +80,9 @@ def plan_compression(
             model's outputs move when a layer loses a part of what it computes; a few forward
             passes. False counts the noise of every layer alike.
         progress: True for a bar on standard error, or `(done, total, path) -> None`.
+        energy_norm: what `energy` is a share of: "frobenius", the squared singular values, as the
+            paper's equation 14 prints it; or "nuclear", their sum, with which the sizes in the
+            paper's tables are met. At one share the sum keeps more.
 
     Returns:
         A `CompressionPlan`. Layers that would grow stay dense, and say so in the table.
@@ -95,6 +100,7 @@ def plan_compression(
         "latency": latency,
         "vbmf": vbmf,
     }
+    given["energy"] = energy_share(energy, energy_norm)
     rule = rules.read_rules(given, multiple)
     plan, _ = plan_with_cores(
         model, format, rule, include, exclude, overrides, calibration_data, sensitivity, progress
@@ -109,7 +115,7 @@ def plan_with_cores(
     _check_format(format, rule)
     calibration_data = readable(model, calibration_data)
     targets = find_targets(model)
-    overrides = _read_overrides(overrides, targets)
+    overrides = _read_overrides(overrides, targets, rule)
     dense = left_out(model, targets, include, exclude, overrides)
     dense |= {path: "kept dense" for path, settings in overrides.items() if settings is None}
     subjects = calibrated_subjects(
@@ -135,7 +141,8 @@ def plan_with_cores(
         ),
         model_params=model.count_params(),
         measure="kernel" if calibration_data is None else "output",
-        settings={"format": format, rule.name: rule.value, "multiple": rule.multiple},
+        settings={"format": format, rule.name: rule.value, "multiple": rule.multiple}
+        | ({"energy_norm": "nuclear"} if _is_nuclear(rule) else {}),
     )
     return plan, selection
 
@@ -223,9 +230,11 @@ def _check_format(format: str, rule: Rule) -> None:
             f"`format='auto'` compares formats at equal error or cost, which `{rule.name}` does "
             "not fix. Use eps, energy, ratio, params, flops or latency, or name a format."
         )
+    if format == AUTO:
+        refuse_nuclear(rule.value, "`format='auto'` compares errors of whole kernels; it")
 
 
-def _read_overrides(overrides, targets: list[Target]) -> dict:
+def _read_overrides(overrides, targets: list[Target], rule: Rule) -> dict:
     overrides = dict(overrides or {})
     paths = {target.path for target in targets}
     for path, settings in overrides.items():
@@ -239,4 +248,13 @@ def _read_overrides(overrides, targets: list[Target]) -> dict:
                 "The override of a layer must be a dict, or None to keep it dense. Received for "
                 f"'{path}': {settings!r}."
             )
+        elif settings is not None and ("energy" in settings or "energy_norm" in settings):
+            # A share is one of the same norm as the plan's, unless the layer says otherwise.
+            own = dict(settings)
+            norm = own.pop("energy_norm", "nuclear" if _is_nuclear(rule) else "frobenius")
+            overrides[path] = own | {"energy": energy_share(own.get("energy"), norm)}
     return overrides
+
+
+def _is_nuclear(rule: Rule) -> bool:
+    return isinstance(rule.value, NuclearShare)

@@ -53,7 +53,7 @@ def truncate_ranks(layer_or_model, tol=0.0):
     return _remade(_checked(layer_or_model), truncate)
 
 
-def round_layer(layer, rank=None, eps=None, energy=None):
+def round_layer(layer, rank=None, eps=None, energy=None, energy_norm="frobenius"):
     """Return a layer of lower rank whose kernel is near that of a trained one, which stays.
 
     Trains are rounded without merging them, by QR and SVD; a ring has no canonical form, so its
@@ -66,6 +66,7 @@ def round_layer(layer, rank=None, eps=None, energy=None):
         rank: upper bound of the ranks, as the layer's `rank`, or
         eps: relative error allowed for the whole kernel, in [0, 1), or
         energy: share in (0, 1] of squared singular values that each bond keeps. One of the three.
+        energy_norm: "nuclear" takes the share of their sum instead of their squares.
 
     Returns:
         A built layer of the same kind, name and settings.
@@ -75,7 +76,7 @@ def round_layer(layer, rank=None, eps=None, energy=None):
         ValueError: if it is not built, has a network of your own, which no format says how to
             round, or not exactly one rule is given.
     """
-    threshold = one_threshold(rank, energy, eps)
+    threshold = one_threshold(rank, energy, eps, energy_norm)
 
     def lower(holder: FactorizedKernel) -> tuple[Network, list]:
         network, cores = holder.network, _arrays(holder)

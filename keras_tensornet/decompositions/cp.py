@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_tensornet.decompositions import arguments, svd, tucker
 from keras_tensornet.decompositions.cp_sweeps import Sweeps, condition, khatri_rao, normalized
+from keras_tensornet.decompositions.shares import refuse_nuclear
 from keras_tensornet.decompositions.types import Array, ArrayLike
 
 FINAL_SWEEPS = 5
@@ -64,6 +65,7 @@ def cp_als(
     """
     tensor, dtype = arguments.read_tensor(tensor)
     arguments.read_rule(rank, eps, energy, ranks_name="rank")
+    refuse_nuclear(energy, "CP")
     num_iter = arguments.read_count(num_iter, "num_iter")
     options = (num_iter, tol, slack, seed)
     if rank is not None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, padding, svd, tucker
+from keras_tensornet.decompositions.shares import energy_share
 from keras_tensornet.decompositions.trains import cut_train
 from keras_tensornet.decompositions.types import Array, ArrayLike, Ranks, Rule
 
@@ -28,6 +29,7 @@ def tr_svd(
     eps: float | None = None,
     energy: float | None = None,
     *,
+    energy_norm: str = "frobenius",
     shift: int | None = None,
     seed: int = 0,
 ) -> list[Array]:
@@ -45,6 +47,7 @@ def tr_svd(
             sqrt(2 / d) eps |tensor| and the others sqrt(1 / d) eps |tensor|.
         energy: each unfolding keeps the fewest singular values whose squares hold more than this
             share of the sum of squares.
+        energy_norm: "nuclear" takes the share of the sum of singular values instead of squares.
         shift: the axis at which the SVDs start. None tries all and keeps the least error at given
             ranks, or the fewest parameters at given `eps` or `energy`.
         seed: seed of the padding.
@@ -61,6 +64,7 @@ def tr_svd(
         >>> [core.shape for core in cores]
         [(2, 4, 1), (1, 5, 3), (3, 6, 2)]
     """
+    energy = energy_share(energy, energy_norm)
     tensor, dtype = arguments.read_tensor(tensor)
     arguments.read_rule(ranks, eps, energy)
     ndim = tensor.ndim

@@ -9,6 +9,7 @@ import numpy as np
 from keras_tensornet.decompositions import arguments, svd
 from keras_tensornet.decompositions.ring_als import improve_ring, merge_ring
 from keras_tensornet.decompositions.rings import num_params, ring_by_rule, ring_with_bonds
+from keras_tensornet.decompositions.shares import energy_share
 from keras_tensornet.decompositions.types import Array, ArrayLike, Ranks
 
 
@@ -18,6 +19,7 @@ def tt_round(
     eps: float | None = None,
     energy: float | None = None,
     *,
+    energy_norm: str = "frobenius",
     seed: int = 0,
 ) -> list[Array]:
     """Return a train with lower ranks that is close to the given one, without merging it.
@@ -31,6 +33,7 @@ def tt_round(
         ranks: int, or the d - 1 inner ranks; upper bounds, a bond that is smaller already stays.
         eps: relative error of the result with respect to the given train is at most `eps`.
         energy: each bond keeps the fewest singular values whose squares hold more than this share.
+        energy_norm: "nuclear" takes the share of the sum of singular values instead of squares.
         seed: seed of the randomized SVD of very large cores.
 
     Returns:
@@ -39,6 +42,7 @@ def tt_round(
     Raises:
         ValueError: also when neighbouring cores do not share a bond size, or r_0 differs from 1.
     """
+    energy = energy_share(energy, energy_norm)
     given, dtype = _read_cores(cores)
     if given[0].shape[0] != 1:
         raise ValueError(
@@ -68,6 +72,7 @@ def tr_round(
     eps: float | None = None,
     energy: float | None = None,
     *,
+    energy_norm: str = "frobenius",
     num_iter: int = 50,
     tol: float = 1e-6,
     seed: int = 0,
@@ -83,6 +88,7 @@ def tr_round(
         cores: arrays (r_{k-1}, ..., r_k) with r_d = r_0 and any number of axes between.
         ranks: int, or the d bond sizes (r_0, ..., r_{d-1}); upper bounds.
         eps, energy: as in `tr_svd`, with respect to the given ring.
+        energy_norm: "nuclear" takes the share of the sum of singular values instead of squares.
         num_iter, tol, seed: as in `tr_als`.
 
     Returns:
@@ -91,6 +97,7 @@ def tr_round(
     Raises:
         ValueError: also when neighbouring cores do not share a bond size.
     """
+    energy = energy_share(energy, energy_norm)
     given, dtype = _read_cores(cores)
     arguments.read_rule(ranks, eps, energy)
     shapes = [core.shape[1:-1] for core in given]

@@ -19,6 +19,7 @@ import math
 import numpy as np
 
 from keras_tensornet.decompositions import arguments
+from keras_tensornet.decompositions.shares import NuclearShare, energy_share
 from keras_tensornet.decompositions.types import Array, ArrayLike, Triple
 
 POWER_ITERATIONS = 3
@@ -35,6 +36,7 @@ def truncated_svd(
     delta: float | None = None,
     energy: float | None = None,
     *,
+    energy_norm: str = "frobenius",
     randomized: bool | None = None,
     seed: int = 0,
 ) -> Triple:
@@ -45,6 +47,7 @@ def truncated_svd(
         rank: number of triples; more than min(m, n) gives min(m, n).
         delta: largest allowed Frobenius norm of what is cut, in the matrix's own units.
         energy: keep the fewest triples whose share of squared singular values exceeds it.
+        energy_norm: "nuclear" takes the share of their sum instead of their squares.
         randomized: None picks by size; True and False force or forbid the randomized method,
             which needs `rank`.
         seed: seed of the randomized method.
@@ -72,6 +75,7 @@ def truncated_svd(
             "Give exactly one of `rank`, `delta` and `energy`. "
             f"Received: rank={rank}, delta={delta}, energy={energy}."
         )
+    energy = energy_share(energy, energy_norm)
     if randomized and rank is None:
         raise ValueError("`randomized=True` needs `rank`. Received: rank=None.")
     return split(matrix, rank, delta, energy, randomized=randomized, seed=seed)
@@ -105,7 +109,9 @@ def split(
     return left[:, :kept], values[:kept], right[:kept]
 
 
-def rank_for_energy(singular_values: ArrayLike, energy: float) -> int:
+def rank_for_energy(
+    singular_values: ArrayLike, energy: float, energy_norm: str = "frobenius"
+) -> int:
     """Return the smallest rank whose share of squared singular values exceeds `energy`.
 
     Gabor and Zdunek 2022, equation 14: R = argmin_j { sum_{i<=j} s_i^2 / sum_i s_i^2 > energy }.
@@ -114,9 +120,11 @@ def rank_for_energy(singular_values: ArrayLike, energy: float) -> int:
     Args:
         singular_values: falling values, shape (k,).
         energy: share in (0, 1].
+        energy_norm: "nuclear" takes the share of their sum instead of their squares.
     """
     values = np.asarray(singular_values, dtype=np.float64)
-    total = np.cumsum(values**2)
+    share = energy_share(energy, energy_norm)
+    total = np.cumsum(values if isinstance(share, NuclearShare) else values**2)
     if total[-1] == 0:
         return 1
     # The share may never exceed 1: the numerical rank is then all there is to keep.

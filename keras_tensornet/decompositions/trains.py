@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, padding, svd
+from keras_tensornet.decompositions.shares import energy_share
 from keras_tensornet.decompositions.types import Array, ArrayLike, Ranks, Rule
 
 
@@ -25,6 +26,7 @@ def tt_svd(
     eps: float | None = None,
     energy: float | None = None,
     *,
+    energy_norm: str = "frobenius",
     pad: bool = False,
     seed: int = 0,
 ) -> list[Array]:
@@ -40,6 +42,7 @@ def tt_svd(
             delta = eps * |tensor| / sqrt(d - 1).
         energy: each unfolding keeps the fewest singular values whose squares hold more than this
             share of the sum of squares.
+        energy_norm: "nuclear" takes the share of the sum of singular values instead of squares.
         pad: meet `ranks` exactly: grow cores that need less without changing their product.
         seed: seed of the padding (and of the randomized SVD of very large unfoldings).
 
@@ -55,6 +58,7 @@ def tt_svd(
         >>> [core.shape for core in cores]
         [(1, 2, 1), (1, 3, 1), (1, 4, 1)]
     """
+    energy = energy_share(energy, energy_norm)
     tensor, dtype = arguments.read_tensor(tensor)
     groups = tuple((axis,) for axis in range(tensor.ndim))
     return arguments.to_dtype(_train(tensor, groups, ranks, eps, energy, pad, seed), dtype)
@@ -68,6 +72,7 @@ def ttm_svd(
     eps: float | None = None,
     energy: float | None = None,
     *,
+    energy_norm: str = "frobenius",
     pad: bool = False,
     seed: int = 0,
 ) -> list[Array]:
@@ -81,6 +86,7 @@ def ttm_svd(
         in_modes: (i_1, ..., i_m).
         out_modes: (o_1, ..., o_m), as many as `in_modes`.
         ranks, eps, energy, pad, seed: as in `tt_svd`; there are m - 1 inner ranks.
+        energy_norm: "nuclear" takes the share of the sum of singular values instead of squares.
 
     Returns:
         A list of m arrays with r_0 = r_m = 1, in the dtype of `tensor`.
@@ -92,6 +98,7 @@ def ttm_svd(
         >>> [core.shape for core in ttm_svd(np.eye(6), (2, 3), (3, 2), ranks=2)]
         [(1, 2, 3, 2), (2, 3, 2, 1)]
     """
+    energy = energy_share(energy, energy_norm)
     tensor, dtype = arguments.read_tensor(tensor)
     in_modes, out_modes = _read_modes(in_modes, "in_modes"), _read_modes(out_modes, "out_modes")
     if len(in_modes) != len(out_modes):
@@ -117,6 +124,7 @@ def grouped_tt_svd(
     eps: float | None = None,
     energy: float | None = None,
     *,
+    energy_norm: str = "frobenius",
     pad: bool = False,
     seed: int = 0,
 ) -> list[Array]:
@@ -130,6 +138,7 @@ def grouped_tt_svd(
         tensor: array-like of shape (n_1, ..., n_d).
         groups: tuples of axes; every axis of `tensor` in exactly one of them.
         ranks, eps, energy, pad, seed: as in `tt_svd`; there are len(groups) - 1 inner ranks.
+        energy_norm: "nuclear" takes the share of the sum of singular values instead of squares.
 
     Returns:
         A list of len(groups) arrays (r_{k-1}, *sizes of the group's axes, r_k).
@@ -137,6 +146,7 @@ def grouped_tt_svd(
     Raises:
         ValueError: also when `groups` is not a partition of the axes.
     """
+    energy = energy_share(energy, energy_norm)
     tensor, dtype = arguments.read_tensor(tensor)
     groups = tuple(tuple(group) for group in groups)
     axes = [axis for group in groups for axis in group]

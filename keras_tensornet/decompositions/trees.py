@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, padding, svd, tucker
+from keras_tensornet.decompositions.shares import energy_share
 from keras_tensornet.decompositions.types import Array, ArrayLike, Ranks, Rule
 
 
@@ -50,6 +51,7 @@ def hierarchical_tucker(
     eps: float | None = None,
     energy: float | None = None,
     *,
+    energy_norm: str = "frobenius",
     pad: bool = False,
     seed: int = 0,
 ) -> list[Array]:
@@ -63,6 +65,7 @@ def hierarchical_tucker(
             lose eps * |tensor| / sqrt(2 d - 2).
         energy: each cut keeps the fewest singular values whose squares hold more than this share
             of the sum of squares.
+        energy_norm: "nuclear" takes the share of the sum of singular values instead of squares.
         pad: meet `ranks` exactly.
         seed: seed of the padding.
 
@@ -78,6 +81,7 @@ def hierarchical_tucker(
         >>> [core.shape for core in hierarchical_tucker(np.ones((4, 5, 6)), ranks=1)]
         [(4, 1), (5, 1), (6, 1), (1, 1, 1), (1, 1)]
     """
+    energy = energy_share(energy, energy_norm)
     tensor, dtype = arguments.read_tensor(tensor)
     tree = dimension_tree(tensor.ndim)
     arguments.read_rule(ranks, eps, energy)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_tensornet.decompositions import arguments, padding, svd
+from keras_tensornet.decompositions.shares import energy_share
 from keras_tensornet.decompositions.types import Array, ArrayLike, Axes, Ranks, Rule
 
 
@@ -24,6 +25,7 @@ def hosvd(
     energy: float | None = None,
     axes: Axes = None,
     *,
+    energy_norm: str = "frobenius",
     pad: bool = False,
     seed: int = 0,
 ) -> list[Array]:
@@ -39,6 +41,7 @@ def hosvd(
             eps * |tensor| / sqrt(len(axes)).
         energy: each unfolding keeps the fewest singular values whose squares hold more than this
             share of the sum of squares.
+        energy_norm: "nuclear" takes the share of the sum of singular values instead of squares.
         axes: the axes that get a factor, in the order of the factors; None for all.
         pad: meet `ranks` exactly, where the modes allow less.
         seed: seed of the padding.
@@ -56,6 +59,7 @@ def hosvd(
         >>> core.shape, rows.shape, columns.shape
         ((3, 1, 1), (4, 1), (5, 1))
     """
+    energy = energy_share(energy, energy_norm)
     tensor, dtype = arguments.read_tensor(tensor)
     axes = arguments.read_axes(axes, tensor.ndim)
     rules, wanted = _read(tensor, ranks, eps, energy, axes, pad)
@@ -70,6 +74,7 @@ def hooi(
     energy: float | None = None,
     axes: Axes = None,
     *,
+    energy_norm: str = "frobenius",
     num_iter: int = 50,
     tol: float = 1e-6,
     pad: bool = False,
@@ -81,6 +86,7 @@ def hooi(
 
     Args:
         tensor, ranks, eps, energy, axes, pad, seed: as in `hosvd`.
+        energy_norm: "nuclear" takes the share of the sum of singular values instead of squares.
         num_iter: largest number of sweeps over the axes.
         tol: stop when a sweep lowers the relative error by less than this.
 
@@ -90,6 +96,7 @@ def hooi(
     Raises:
         ValueError, TypeError: as `hosvd`.
     """
+    energy = energy_share(energy, energy_norm)
     tensor, dtype = arguments.read_tensor(tensor)
     num_iter = arguments.read_count(num_iter, "num_iter", least=0)
     axes = arguments.read_axes(axes, tensor.ndim)

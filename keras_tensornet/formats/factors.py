@@ -16,6 +16,7 @@ import math
 import numpy as np
 
 from keras_tensornet import decompositions, validation
+from keras_tensornet.decompositions.shares import refuse_nuclear
 from keras_tensornet.formats.base import (
     GROUP,
     Rank,
@@ -252,6 +253,7 @@ def _split_legs(part: np.ndarray, labels: tuple[str, ...], network: Network) -> 
 
 def _blocks_by_error(tensor: np.ndarray, axes: tuple[int, ...], eps=None, **how) -> list:
     """The cheapest of one Tucker block by the threshold and several of lower rank, equally near."""
+    refuse_nuclear(how.get("energy"), "A sum of blocks")
     core, *factors = decompositions.hooi(tensor, eps=eps, axes=axes, **how)
     best = [core[None], *(factor[None] for factor in factors)]
     bound = _error(tensor, axes, best) if eps is None else eps

@@ -155,7 +155,7 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
         )
 
     @classmethod
-    def from_layer(cls, layer, rank=None, energy=None, eps=None, **kwargs):
+    def from_layer(cls, layer, rank=None, energy=None, eps=None, energy_norm="frobenius", **kwargs):
         """A factorized layer that stands for a trained `keras.layers.MultiHeadAttention`.
 
         Args:
@@ -163,6 +163,7 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
             rank: rank of every projection, or a dict of them; or
             energy: share in (0, 1] of squared singular values that each unfolding keeps, or
             eps: relative error allowed for each kernel. Exactly one of the three.
+            energy_norm: "nuclear" takes the share of their sum instead of their squares.
             **kwargs: `format` and `implementation`.
 
         Returns:
@@ -173,7 +174,7 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
             ValueError: if it is not built, or not exactly one of rank, energy, eps is given.
         """
         check_source(cls, layer)
-        threshold = one_threshold(rank, energy, eps)
+        threshold = one_threshold(rank, energy, eps, energy_norm)
         shapes = _shapes_of(layer)
         result = cls(rank=1 if threshold else rank, **layer.get_config(), **kwargs)
         ranks = {}

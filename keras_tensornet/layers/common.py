@@ -300,7 +300,7 @@ class FactorizedMethods(Tunable):
         holder.assign(cores)
 
     @classmethod
-    def from_layer(cls, layer, rank=None, energy=None, eps=None, **kwargs):
+    def from_layer(cls, layer, rank=None, energy=None, eps=None, energy_norm="frobenius", **kwargs):
         """A factorized layer that stands for a trained dense one.
 
         Args:
@@ -308,6 +308,7 @@ class FactorizedMethods(Tunable):
             rank: rank of the cores, or
             energy: share in (0, 1] of squared singular values that each unfolding keeps, or
             eps: relative error allowed for the whole kernel. Exactly one of the three.
+            energy_norm: "nuclear" takes the share of their sum instead of their squares.
             **kwargs: further arguments of this class, such as `in_modes` or `implementation`.
 
         Returns:
@@ -319,7 +320,7 @@ class FactorizedMethods(Tunable):
             ValueError: if it is not built, or not exactly one of rank, energy, eps is given.
         """
         check_source(cls, layer)
-        threshold = one_threshold(rank, energy, eps)
+        threshold = one_threshold(rank, energy, eps, energy_norm)
         config = settings_of(layer, DENSE_ONLY) | kwargs
         kernel = ops.convert_to_numpy(layer.kernel)
         if threshold:

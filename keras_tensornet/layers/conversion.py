@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_tensornet import formats, validation
+from keras_tensornet.decompositions.shares import energy_share
 from keras_tensornet.kernels import decompose_kernel, network_of_cores
 
 # Arguments that may be any function, and are handed from layer to layer as objects.
@@ -51,7 +52,7 @@ def check_source(cls, layer) -> None:
         )
 
 
-def one_threshold(rank, energy, eps) -> dict:
+def one_threshold(rank, energy, eps, energy_norm="frobenius") -> dict:
     """`{"energy": ...}` or `{"eps": ...}`, `{}` for a rank; raises unless exactly one is given."""
     given = {"rank": rank, "energy": energy, "eps": eps}
     given = {name: value for name, value in given.items() if value is not None}
@@ -61,6 +62,9 @@ def one_threshold(rank, energy, eps) -> dict:
         )
     if "energy" in given:
         validation.fraction("energy", energy)
+    energy = energy_share(energy, energy_norm)
+    if energy is not None:
+        given["energy"] = energy
     given.pop("rank", None)
     return given
 

@@ -221,7 +221,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         return (*input_shape, self.output_dim)
 
     @classmethod
-    def from_layer(cls, layer, rank=None, energy=None, eps=None, **kwargs):
+    def from_layer(cls, layer, rank=None, energy=None, eps=None, energy_norm="frobenius", **kwargs):
         """A factorized embedding that stands for a trained `keras.layers.Embedding`.
 
         Args:
@@ -229,6 +229,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
             rank: rank of the cores, or
             energy: share in (0, 1] of squared singular values that each unfolding keeps, or
             eps: relative error allowed for the whole table. Exactly one of the three.
+            energy_norm: "nuclear" takes the share of their sum instead of their squares.
             **kwargs: further arguments of this class, such as `in_modes`.
 
         Returns:
@@ -239,7 +240,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
             ValueError: if it is not built, or not exactly one of rank, energy, eps is given.
         """
         check_source(cls, layer)
-        threshold = one_threshold(rank, energy, eps)
+        threshold = one_threshold(rank, energy, eps, energy_norm)
         known = {key: value for key, value in layer.get_config().items() if key not in DENSE_ONLY}
         table = ops.convert_to_numpy(layer.embeddings)
         if threshold:

@@ -119,7 +119,7 @@ class FactorizedRNN(keras.layers.RNN):
             return super().inner_loop(projected, initial_state, mask, training=training)
 
     @classmethod
-    def from_layer(cls, layer, rank=None, energy=None, eps=None, **kwargs):
+    def from_layer(cls, layer, rank=None, energy=None, eps=None, energy_norm="frobenius", **kwargs):
         """A factorized layer that stands for a trained `keras.layers.LSTM` or `GRU`.
 
         Args:
@@ -127,6 +127,7 @@ class FactorizedRNN(keras.layers.RNN):
             rank: rank of the input kernel's cores, or
             energy: share in (0, 1] of squared singular values that each unfolding keeps, or
             eps: relative error allowed for the input kernel. Exactly one of the three.
+            energy_norm: "nuclear" takes the share of their sum instead of their squares.
             **kwargs: further arguments of this class, such as `in_modes`, or `recurrent_rank`,
                 with which the recurrent kernel is decomposed as well.
 
@@ -138,7 +139,7 @@ class FactorizedRNN(keras.layers.RNN):
             ValueError: if it is not built, or not exactly one of rank, energy, eps is given.
         """
         check_source(cls, layer)
-        threshold = one_threshold(rank, energy, eps)
+        threshold = one_threshold(rank, energy, eps, energy_norm)
         config = layer.get_config() | kwargs
         kernel = ops.convert_to_numpy(layer.cell.kernel)
         if threshold:

@@ -130,6 +130,7 @@ def wide_resnet(
     stem: stock.LayerFactory | None = None,
     projection: stock.LayerFactory | None = None,
     dense: stock.LayerFactory | None = None,
+    use_bias: bool = False,
     weight_decay: float = 0.0,
     name: str | None = None,
 ) -> keras.Model:
@@ -148,6 +149,8 @@ def wide_resnet(
         projection: factory of the three 1x1 convolutions on the shortcuts; the sizes that Tensor
             Ring Nets and T-Basis publish are only possible when these are factorised too.
         dense: factory of the classifier, `fc`.
+        use_bias: whether every convolution has a bias, as in the WRN-28-10 that T-Basis counts: the
+            first and the shortcuts included, 10,096 parameters more. The WRN paper has none.
         weight_decay: of the stock layers' kernels; 5e-4 in the WRN paper.
         name: name of the model, `"wide_resnet28_10"` by default.
 
@@ -163,10 +166,10 @@ def wide_resnet(
     projection = stock.conv_factory(projection, weight_decay)
     dense = stock.dense_factory(dense, weight_decay)
     inputs = keras.Input(input_shape, name="image")
-    x = _convolve(inputs, stem, 16, 3, 1, "conv1")
+    x = _convolve(inputs, stem, 16, 3, 1, "conv1", use_bias)
     widths = (16 * width, 32 * width, 64 * width)
     for prefix, convolutions in _named(_stages(widths, (depth // 6,) * 3, _basic)):
-        x = _preactivation_block(x, convolutions, conv, projection, prefix)
+        x = _preactivation_block(x, convolutions, conv, projection, prefix, use_bias)
     x = layers.ReLU(name="relu1")(stock.batch_norm("bn1")(x))
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     logits = dense(num_classes, use_bias=True, name="fc")(x)
@@ -251,7 +254,9 @@ def _residual_block(x, convolutions: Convolutions, conv, shortcut, prefix: str):
     return layers.ReLU(name=f"{prefix}relu{len(convolutions)}")(y)
 
 
-def _preactivation_block(x, convolutions: Convolutions, conv, projection, prefix: str):
+def _preactivation_block(
+    x, convolutions: Convolutions, conv, projection, prefix: str, use_bias: bool
+):
     """y = x + conv(relu(bn(conv(relu(bn(x)))))), with a projection where the shape changes."""
     y = x
     for index, (filters, kernel_size, strides) in enumerate(convolutions, start=1):
@@ -260,8 +265,9 @@ def _preactivation_block(x, convolutions: Convolutions, conv, projection, prefix
         if index == 1 and _changes_shape(x, convolutions):
             total_strides = _total_strides(convolutions)
             out_filters = convolutions[-1][0]
-            x = _convolve(y, projection, out_filters, 1, total_strides, f"{prefix}shortcut")
-        y = _convolve(y, conv, filters, kernel_size, strides, f"{prefix}conv{index}")
+            name = f"{prefix}shortcut"
+            x = _convolve(y, projection, out_filters, 1, total_strides, name, use_bias)
+        y = _convolve(y, conv, filters, kernel_size, strides, f"{prefix}conv{index}", use_bias)
     return layers.Add(name=f"{prefix}add")([x, y])
 
 
@@ -287,9 +293,11 @@ def _projection(conv: stock.LayerFactory):
     return project
 
 
-def _convolve(x, conv, filters: int, kernel_size: int, strides: int, name: str):
-    layer = conv(filters, kernel_size, strides=strides, padding="same", use_bias=False, name=name)
-    return layer(x)
+def _convolve(
+    x, conv, filters: int, kernel_size: int, strides: int, name: str, use_bias: bool = False
+):
+    options = {"strides": strides, "padding": "same", "use_bias": use_bias, "name": name}
+    return conv(filters, kernel_size, **options)(x)
 
 
 def _changes_shape(x, convolutions: Convolutions) -> bool:

@@ -48,6 +48,8 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
             one number.
         energy: likewise, in (0, 1]; None searches ranks for trained models too.
         basis_size: likewise, the number of tensors of the basis.
+        energy_norm: what an energy is a share of, "frobenius" for squared singular values,
+            "nuclear" for their sum.
         per_layer: False for one value for all layers, True for one a layer, "stage" for one a stage
             (see `stage_of`), or a function from a layer's path to its group. T-Basis is always
             one for the whole model.
@@ -83,6 +85,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         basis_size=(2, 64),
         per_layer=False,
         *,
+        energy_norm: str = "frobenius",
         include=None,
         exclude=None,
         arguments: Callable[[str, str], Mapping] | None = None,
@@ -94,7 +97,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        self.space = Space.of(formats, rank, energy, basis_size)
+        self.space = Space.of(formats, rank, energy, basis_size, energy_norm)
         self.per_layer = check_per_layer(per_layer)
         self.source = _check_source(model_or_build_fn)
         self.include, self.exclude, self.arguments = include, exclude, arguments

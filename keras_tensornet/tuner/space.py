@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from keras_tensornet import formats, validation
+from keras_tensornet.decompositions.shares import NORMS, energy_share
 
 TBASIS = "tbasis"
 ALL_LAYERS = ""
@@ -45,15 +46,17 @@ class Space:
         rank: of cores, and of the basis.
         energy: searched in place of ranks for trained models, or None to search ranks there too.
         basis_size: number of tensors of the basis.
+        energy_norm: what an energy is a share of, "frobenius" or "nuclear".
     """
 
     formats: tuple[str, ...]
     rank: tuple[int, int] | list[int]
     energy: tuple[float, float] | list[float] | None
     basis_size: tuple[int, int] | list[int]
+    energy_norm: str = "frobenius"
 
     @classmethod
-    def of(cls, names, rank, energy, basis_size) -> Space:
+    def of(cls, names, rank, energy, basis_size, energy_norm="frobenius") -> Space:
         """Check the arguments of a hypermodel.
 
         Raises:
@@ -73,6 +76,7 @@ class Space:
             _range("rank", rank, validation.positive_int),
             None if energy is None else _range("energy", energy, validation.fraction),
             _range("basis_size", basis_size, validation.positive_int),
+            validation.one_of("energy_norm", energy_norm, NORMS),
         )
 
     def choose(self, hp, groups: Iterable[str], trained: bool) -> Choice:
@@ -97,7 +101,10 @@ class Space:
             return Choice(name, size=size, rank=_integer(hp, "tbasis_rank", self.rank))
         if trained and self.energy is not None and not formats.get(name).ranks_by_trial:
             values = {g: _number(hp, _named(f"{name}_energy", g), self.energy) for g in groups}
-            return Choice(name, "energy", values)
+            shares = {
+                group: energy_share(value, self.energy_norm) for group, value in values.items()
+            }
+            return Choice(name, "energy", shares)
         values = {group: _integer(hp, _named(f"{name}_rank", group), self.rank) for group in groups}
         return Choice(name, "rank", values)
 

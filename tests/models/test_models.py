@@ -40,6 +40,7 @@ SMALL = {
     "resnet_cifar8": functools.partial(models.resnet_cifar, 8),
     "resnet_cifar8_projection": functools.partial(models.resnet_cifar, 8, shortcut="projection"),
     "wide_resnet10_1": functools.partial(models.wide_resnet, 10, 1),
+    "wide_resnet10_1_biased": functools.partial(models.wide_resnet, 10, 1, use_bias=True),
     "tt_conv_cnn": models.tt_conv_cnn,
 }
 
