@@ -14,6 +14,11 @@ from keras_tensornet.compression.recovery import clock as clocks
 from keras_tensornet.compression.recovery.blocks import find_ends
 from keras_tensornet.compression.recovery.distances import KINDS, Distance, kinds_of
 from keras_tensornet.compression.recovery.examples import Examples
+from keras_tensornet.compression.recovery.fake_quantization import (
+    quantized,
+    round_activations,
+    round_weights,
+)
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((64, 12)).astype("float32")
@@ -268,3 +273,41 @@ def test_nothing_is_trained_where_nothing_was_lost():
 
 def test_recovery_is_public():
     assert ktn.recover is recover and ktn.RecoverySettings is RecoverySettings
+
+
+def test_rounding_has_few_levels_and_the_gradient_of_the_identity():
+    kernel = RANDOM.standard_normal((3, 5)).astype("float32") * [1, 10, 100, 1, 1]
+    rounded = ops.convert_to_numpy(round_weights(ops.convert_to_tensor(kernel), (0,)))
+    steps = rounded / np.abs(kernel).max(0) * 127
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
+    assert np.abs(rounded - kernel).max() <= 0.51 * np.abs(kernel).max() / 127
+    assert (rounded != kernel).any()
+    values = np.array([0.0, 0.1, 0.2, 2.55], "float32")
+    np.testing.assert_allclose(round_activations(values), values, atol=0.006)
+    variable = keras.Variable(kernel)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            total = ops.sum(round_weights(ops.convert_to_tensor(variable), (0,)))
+        np.testing.assert_allclose(tape.gradient(total, variable.value), np.ones_like(kernel))
+
+
+def test_recovery_for_int8_gives_the_form_that_is_exported_and_is_nearer_once_rounded():
+    inputs = layers.Input((6, 6, 3))
+    x = layers.Conv2D(16, 3, use_bias=False, name="conv")(inputs)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(inputs, layers.Dense(4, name="head")(x))
+    images = RANDOM.standard_normal((64, 6, 6, 3)).astype("float32")
+    small = compress_model(model, rank=2, exclude=(), calibration_data=images, recover=False)
+    better = recover(model, small, images, replace(QUICK, quantize="int8"))
+    names = [layer.name for layer in better.layers]
+    assert "conv_part0" in names and type(better.get_layer("norm")) is layers.Activation
+    assert better.recovery.after < better.recovery.before
+    before = better.get_layer("conv").call
+    with quantized(better):
+        rounded = better(images)
+    assert better.get_layer("conv").call == before
+    gap = np.abs(ops.convert_to_numpy(rounded) - ops.convert_to_numpy(better(images))).max()
+    assert 0 < gap < 0.1

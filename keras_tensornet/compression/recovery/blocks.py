@@ -8,9 +8,10 @@ block of its own, and so it is in models whose layers are called by Python code.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
@@ -93,16 +94,27 @@ def recorded(found: list, cut: bool = False):
         A function that gives what has been left behind so far, in the order of `found`.
     """
     results: list[list] = [[] for _ in found]
-    for operation, kept in zip(found, results, strict=True):
-        operation.__dict__["call"] = _recording(operation.call, kept, cut)
-    try:
+    with ExitStack() as stack:
+        for operation, kept in zip(found, results, strict=True):
+            stack.enter_context(stand_in(operation, functools.partial(_recording, kept, cut)))
         yield lambda: [tensor for kept in results for tensor in kept]
+
+
+@contextmanager
+def stand_in(operation, around: Callable[[Callable], Callable]):
+    """Within it, `around(call)` stands in for the `call` of one operation."""
+    before, call = vars(operation).get("call"), operation.call
+    vars(operation)["call"] = functools.wraps(call)(around(call))
+    try:
+        yield
     finally:
-        for operation in found:
-            del operation.__dict__["call"]
+        if before is None:
+            vars(operation).pop("call", None)
+        else:
+            vars(operation)["call"] = before
 
 
-def _recording(call, kept: list, cut: bool):
+def _recording(kept: list, cut: bool, call: Callable) -> Callable:
     def wrapped(*args, **kwargs):
         outputs = call(*args, **kwargs)
         kept.extend(keras.tree.flatten(outputs))

@@ -7,6 +7,7 @@ import time
 import keras
 
 from keras_tensornet import validation
+from keras_tensornet.back_to_keras import fold_batch_norm, to_stock_model
 from keras_tensornet.compression.calibration import calibration_inputs
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.recovery.examples import FEWEST_EXAMPLES, Examples
@@ -43,6 +44,7 @@ def recover(
 
     Returns:
         A model like `compressed`, compiled in the same way; `model.recovery` says what was done.
+        With `RecoverySettings(quantize="int8")` it is in the form to be exported, of stock layers.
 
     Raises:
         ValueError: if there are fewer than 8 examples, or the outputs do not match.
@@ -71,6 +73,8 @@ def _recover(dense, compressed, examples: Examples, settings: RecoverySettings, 
             f"Recovery needs at least {FEWEST_EXAMPLES} examples. Received: {len(examples)}. Give "
             "more, or compress with recover=False."
         )
+    if settings.quantize:
+        compressed = fold_batch_norm(to_stock_model(compressed))
     work = rewrite_model(compressed, lambda layer, path: None)
     run = Run(dense, work, examples, settings, began, reporter(progress, 100))
     run.train()

@@ -16,7 +16,7 @@ from keras_tensornet.compression.recovery.clock import Clock, schedule
 from keras_tensornet.compression.recovery.distances import Distance, kinds_of, mask_of
 from keras_tensornet.compression.recovery.examples import augmented, size_of, take
 from keras_tensornet.compression.recovery.settings import RecoverySettings
-from keras_tensornet.compression.recovery.student import Student, Teacher
+from keras_tensornet.compression.recovery.student import Student, Teacher, forward
 
 FEWEST_STEPS = 400
 EPOCHS = 30
@@ -76,6 +76,7 @@ class Run:
         self._thaw()
         self.targets = self._targets()
         self.wanted = [self.teach(group) for group in self.held.groups]
+        self.outputs_of = _Compiled(self._outputs)
         self.best, self.scores = self._values(), self._score()
         self.before, self.log, self.steps = self.scores, [(0, self.scores.mean())], {}
 
@@ -185,7 +186,7 @@ class Run:
         settings = self.settings
         student = Student(
             self.work, self.teacher, self.outputs, self.features, self.ends[1], self.keep,
-            1.0 if cut else settings.features, cut,
+            1.0 if cut else settings.features, cut, quantize=settings.quantize,
         )  # fmt: skip
         rate = settings.learning_rate
         optimizer = _optimizer(settings)
@@ -230,15 +231,19 @@ class Run:
         """(held-out examples,) distances of the outputs."""
         found = []
         for group, wanted in zip(self.held.groups, self.wanted, strict=True):
-            outputs = keras.tree.flatten(
-                self.work.predict(group, batch_size=SCORE_BATCH, verbose=0)
-            )
+            parts = [self.outputs_of(part) for part in _cut(group, SCORE_BATCH)]
+            outputs = [np.concatenate(parts) for parts in zip(*parts, strict=True)]
             terms = [
-                ops.convert_to_numpy(distance(target, outputs[place], mask_of(group, target)))
-                for distance, target, place in zip(self.outputs, wanted, self.keep, strict=False)
+                ops.convert_to_numpy(distance(target, output, mask_of(group, target)))
+                for distance, target, output in zip(self.outputs, wanted, outputs, strict=False)
             ]
             found.append(sum(terms) / len(terms))
         return np.concatenate(found).astype("float64")
+
+    def _outputs(self, inputs) -> list:
+        outputs, _ = forward(self.work, inputs, (), quantize=self.settings.quantize)
+        flat = keras.tree.flatten(outputs)
+        return [flat[place] for place in self.keep]
 
     def _values(self) -> list[np.ndarray]:
         return [np.array(ops.convert_to_numpy(v)) for v in self.work.variables]

@@ -38,6 +38,9 @@ class RecoverySettings:
         held_out: share in (0, 0.5] of the examples that are not trained on and decide which weights
             are kept.
         optimizer: instead of Adam; its own learning rate is replaced by the schedule's.
+        quantize: "int8" to train the network in the form that an int8 LiteRT file holds, as if its
+            weights and activations were rounded already: stock layers, with batch normalisations
+            folded. `recover` then returns that form, to be exported with `quantize="int8"`.
         seed: of the order of examples, of what is held out and of `augment`.
     """
 
@@ -52,6 +55,7 @@ class RecoverySettings:
     augment: Callable | None = None
     held_out: float = 0.1
     optimizer: keras.Optimizer | None = None
+    quantize: str | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -65,6 +69,8 @@ class RecoverySettings:
         _number("temperature", self.temperature, lambda value: value > 0, "positive")
         _number("learning_rate", self.learning_rate, lambda value: value > 0, "positive")
         _number("held_out", self.held_out, lambda value: 0 < value <= 0.5, "in (0, 0.5]")
+        if self.quantize is not None:
+            validation.one_of("quantize", self.quantize, ("int8",))
         if self.augment is not None and not callable(self.augment):
             raise TypeError(
                 "`augment` must be a function (inputs, random) -> inputs, or a Keras layer. "

@@ -7,12 +7,14 @@ the distance of its outputs from the dense network's, and that of the ends of it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import keras
 from keras import ops
 
 from keras_tensornet.compression.recovery.blocks import recorded
 from keras_tensornet.compression.recovery.distances import Distance, mask_of
+from keras_tensornet.compression.recovery.fake_quantization import quantized
 
 
 class Teacher:
@@ -35,6 +37,24 @@ class Teacher:
         return [ops.stop_gradient(tensor) for tensor in found]
 
 
+def forward(model: keras.Model, inputs, ends: Sequence, cut=False, training=False, quantize=None):
+    """The outputs of a small network and the ends of its blocks, flat.
+
+    Args:
+        model: the small network.
+        inputs: a batch.
+        ends: its operations at which blocks end.
+        cut: whether gradients stop there.
+        training: whether it runs in training mode.
+        quantize: "int8" to compute as the exported file will.
+    """
+    with ExitStack() as stack:
+        if quantize:
+            stack.enter_context(quantized(model))
+        features = stack.enter_context(recorded(list(ends), cut))
+        return model(inputs, training=training), features()
+
+
 class Student(keras.Model):
     """A small network in training.
 
@@ -50,6 +70,7 @@ class Student(keras.Model):
         labels: weight in [0, 1] of the loss that was compiled; 1 minus it is left for matching.
             None where batches bring targets of the teacher instead of labels.
         training: whether the small network runs in training mode (dropout, statistics of batches).
+        quantize: as in `forward`.
     """
 
     def __init__(
@@ -64,22 +85,24 @@ class Student(keras.Model):
         cut: bool = False,
         labels: float | None = None,
         training: bool = False,
+        quantize: str | None = None,
     ):
         super().__init__(name=f"{student.name}_student")
         self.student = student
         # Keras does not look into this object: the teacher's variables are not the student's.
         self.plan = _Plan(
             teacher, tuple(outputs), tuple(features), list(ends), tuple(keep), feature_weight, cut,
-            labels, training,
+            labels, training, quantize,
         )  # fmt: skip
         self.built = True
 
     def call(self, inputs, training=None):
         """The small network's outputs; the ends of its blocks are kept for the loss."""
         plan = self.plan
-        with recorded(plan.ends, plan.cut) as features:
-            outputs = self.student(inputs, training=bool(training) and plan.training)
-        plan.found = features()
+        mode = bool(training) and plan.training
+        outputs, plan.found = forward(
+            self.student, inputs, plan.ends, plan.cut, mode, plan.quantize
+        )
         return outputs
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -111,10 +134,10 @@ class _Plan:
     """What a `Student` knows besides its variables."""
 
     def __init__(self, teacher, outputs, features, ends, keep, feature_weight, cut, labels,
-                 training):  # fmt: skip
+                 training, quantize):  # fmt: skip
         self.teacher, self.outputs, self.features = teacher, outputs, features
         self.ends, self.keep, self.feature_weight = ends, keep, feature_weight
-        self.cut, self.labels, self.training = cut, labels, training
+        self.cut, self.labels, self.training, self.quantize = cut, labels, training, quantize
         self.found: list = []
 
 
