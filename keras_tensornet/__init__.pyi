@@ -32,7 +32,7 @@ from keras_tensornet.interop import from_t3f as from_t3f
 from keras_tensornet.interop import to_t3f as to_t3f
 from keras_tensornet.networks import Network as Network
 from keras_tensornet.reports import compression_report as compression_report
-from keras_tensornet.rewriting import rewrite_model as rewrite_model
+from keras_tensornet.rewriting.walker import rewrite_model as rewrite_model
 from keras_tensornet.serving import apply_tuning as apply_tuning
 from keras_tensornet.serving import autotune as autotune
 from keras_tensornet.serving import freeze as freeze

@@ -19,6 +19,7 @@ REGISTERING = (
     "keras_tensornet.initializers",
     "keras_tensornet.regularizers",
     "keras_tensornet.optimizers",
+    "keras_tensornet.rewriting.rewritten",
 )
 
 

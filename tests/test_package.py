@@ -179,13 +179,24 @@ import keras_tensornet
 assert state() == before, "importing changed the process"
 extras = {"t3f", "keras_tuner", "tensorflow_datasets", "tensorly", "onnx", "sklearn", "matplotlib"}
 assert not extras & (set(sys.modules) - loaded), extras & (set(sys.modules) - loaded)
+missing = set(sys.argv[1:]) - set(sys.modules)
+assert not missing, f"{missing} register classes: name them in registration.REGISTERING"
 # Rooms that are imported when they are first used.
 assert keras_tensornet.training.ADMM is keras_tensornet.ADMM
 assert keras_tensornet.export.export_model and keras_tensornet.datasets.load
 """
+    registering = [
+        ".".join(("keras_tensornet", *path.with_suffix("").parts)).removesuffix(".__init__")
+        for path in SOURCES
+        if re.search(r"register_keras_serializable|^@serialisable", (ROOT / path).read_text(), re.M)
+    ]
+    assert "keras_tensornet.layers.dense" in registering
     environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3")
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, env=environment, check=False
+        [sys.executable, "-c", script, *registering],
+        capture_output=True,
+        env=environment,
+        check=False,
     )
     assert run.returncode == 0, run.stderr.decode()[-2000:]
     assert run.stdout == b""

@@ -14,7 +14,7 @@ import keras
 from keras_tensornet import validation
 from keras_tensornet.compression import compress_model
 from keras_tensornet.reading import read_examples
-from keras_tensornet.rewriting import rewrite_model
+from keras_tensornet.rewriting.walker import rewrite_model
 from keras_tensornet.training.admm import ADMM
 
 # As in `fit`.

@@ -7,7 +7,7 @@ from keras import layers as L
 
 import keras_tensornet as ktn
 from keras_tensornet.layers import FactorizedGRU, FactorizedLSTM
-from keras_tensornet.rewriting import walk_layers
+from keras_tensornet.rewriting.walker import walk_layers
 
 FACTORIZED = {"LSTM": FactorizedLSTM, "GRU": FactorizedGRU}
 

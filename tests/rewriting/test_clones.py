@@ -12,7 +12,7 @@ from keras import layers as L
 
 import keras_tensornet as ktn
 from keras_tensornet.compression.covariance import patch_moments
-from keras_tensornet.rewriting import rewrite_model
+from keras_tensornet.rewriting.walker import rewrite_model
 from tests.rewriting.cases import CASES, ROWS, WITHOUT_CASE, Scaled, Twice, adapted, normal
 
 
