@@ -58,7 +58,7 @@ def admm_row(format: str, depth: int, rounds: int, steps: int) -> dict:
     plain, pulled = Stopwatch(), Stopwatch()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        admm = ADMM(format=format, ratio=SHARE)
+        admm = ADMM(format=format, share=SHARE)
         for _ in range(rounds):
             for callbacks in ([plain], [admm, pulled]):
                 model.fit(images, labels, batch_size=BATCH, callbacks=callbacks, verbose=0)

@@ -18,7 +18,7 @@ import records
 
 from keras_tensornet.compression import compress_model, plan_compression
 from keras_tensornet.files import write_whole
-from keras_tensornet.ranks import rank_for_ratio
+from keras_tensornet.ranks import rank_for_share
 from keras_tensornet.training import ADMM
 
 ARMS = ("dense", "direct", "admm", "scratch")
@@ -135,7 +135,7 @@ def largest_rank(params_of: Callable[[int], int], most: float) -> int:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a rank above what a layer can use
-        return rank_for_ratio(params_of, most, ratio=1.0)
+        return rank_for_share(params_of, most, share=1.0)
 
 
 def trainer(images, labels, batch_size: int) -> Callable:

@@ -1,7 +1,7 @@
 """Accuracy against parameters for a trained ResNet-20: every format, calibrated and by budget.
 
 Compresses a trained CIFAR-10 ResNet-20 without any training, in every format, at several sizes,
-with ranks by a uniform ratio and by one budget, with and without calibration data, and draws the
+with ranks by a uniform share and by one budget, with and without calibration data, and draws the
 figure. With `--finetune EPOCHS` it trains models that were compressed by budget with calibration:
 three times fewer parameters without loss is the claim of Gabor & Zdunek 2022 for tensor trains.
 
@@ -88,9 +88,9 @@ class Study:
             return compress_model(
                 self.model, format, params=1.0 / size, calibration_data=data, recover=False
             )
-        ratio = uniform_ratio(self.model, format, self.model.count_params() / size)
+        share = uniform_share(self.model, format, self.model.count_params() / size)
         return compress_model(
-            self.model, format=format, ratio=ratio, calibration_data=data, recover=False
+            self.model, format=format, share=share, calibration_data=data, recover=False
         )
 
     def recovered(self, format: str, size: float, seed: int, images: int) -> None:
@@ -137,15 +137,15 @@ class Study:
         print(f"{settings}: {before:.4f} -> {run['accuracy']:.4f}", flush=True)
 
 
-def uniform_ratio(model: keras.Model, format: str, params: float) -> float:
-    """The ratio, the same for every layer, at which the whole model has just so many parameters.
+def uniform_share(model: keras.Model, format: str, params: float) -> float:
+    """The share, the same for every layer, at which the whole model has just so many parameters.
 
     The parameters follow from the ranks alone, so plans without calibration tell them.
     """
     low, high = 0.005, 1.0
     for _ in range(9):
         middle = (low + high) / 2
-        plan = plan_compression(model, format=format, ratio=middle)
+        plan = plan_compression(model, format=format, share=middle)
         low, high = (middle, high) if plan.params <= params else (low, middle)
     return low
 

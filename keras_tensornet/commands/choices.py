@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keras_tensornet.commands.errors import CommandError
 
-RULES = ("rank", "energy", "eps", "ratio", "params", "flops", "latency", "vbmf")
+RULES = ("rank", "energy", "eps", "share", "params", "flops", "latency", "vbmf")
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     rule.add_argument("--eps", type=float, metavar="E", help="relative error of each layer")
-    rule.add_argument("--ratio", type=float, metavar="S", help="share kept of each layer")
+    rule.add_argument("--share", type=float, metavar="S", help="share kept of each layer")
     rule.add_argument("--params", type=float, metavar="S", help="share of the model's parameters")
     rule.add_argument("--flops", type=float, metavar="S", help="share of the layers' FLOPs")
     rule.add_argument("--latency", type=float, metavar="S", help="share of the predicted time")

@@ -31,7 +31,7 @@ def plan_compression(
     rank=None,
     energy: float | None = None,
     eps: float | None = None,
-    ratio: float | None = None,
+    share: float | None = None,
     params: float | None = None,
     flops: float | None = None,
     latency: float | None = None,
@@ -57,7 +57,7 @@ def plan_compression(
         energy: share in (0, 1] of squared singular values that each unfolding keeps (Gabor & Zdunek
             2022, equation 14).
         eps: relative error allowed for each layer.
-        ratio: share of its parameters that each layer keeps.
+        share: share of its parameters that each layer keeps.
         params: share of the whole model's parameters to keep, spent over the layers so that the
             sum of their noise-to-signal ratios, e / (1 - e) for a squared relative error e, is
             least.
@@ -71,7 +71,7 @@ def plan_compression(
         exclude: what stays dense, given in the same way. By default the first convolution and the
             classifier stay dense, unless `include` or `overrides` names them; `()` excludes
             nothing.
-        overrides: `path -> settings` of single layers: a `rank`, `energy`, `eps` or `ratio`, a
+        overrides: `path -> settings` of single layers: a `rank`, `energy`, `eps` or `share`, a
             `format`, and arguments of the layer such as `in_modes`; None keeps the layer dense.
         calibration_data: inputs for the model in any form that `predict` or `fit` takes (see
             `reading.read_inputs`), or a `Calibration`; ranks then look at the error of each
@@ -94,7 +94,7 @@ def plan_compression(
         "rank": rank,
         "energy": energy,
         "eps": eps,
-        "ratio": ratio,
+        "share": share,
         "params": params,
         "flops": flops,
         "latency": latency,
@@ -228,7 +228,7 @@ def _check_format(format: str, rule: Rule) -> None:
     if format == AUTO and rule.name in ("rank", "vbmf"):
         raise ValueError(
             f"`format='auto'` compares formats at equal error or cost, which `{rule.name}` does "
-            "not fix. Use eps, energy, ratio, params, flops or latency, or name a format."
+            "not fix. Use eps, energy, share, params, flops or latency, or name a format."
         )
     if format == AUTO:
         refuse_nuclear(rule.value, "`format='auto'` compares errors of whole kernels; it")

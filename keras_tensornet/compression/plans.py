@@ -51,8 +51,8 @@ class LayerChoice:
     note: str = ""
 
     @property
-    def ratio(self) -> float | None:
-        """Parameters after over before."""
+    def share(self) -> float | None:
+        """The share of its parameters that the layer keeps: after over before."""
         return None if self.params is None else self.params / self.dense_params
 
 
@@ -224,10 +224,10 @@ def plan_table(plan: CompressionPlan) -> str:
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     before, after = plan.flops
     known = "unknown until compressed" if plan.params is None else f"{plan.params:,}"
-    ratio = "" if plan.params is None else f" ({parameters(plan.model_params, plan.params)})"
+    change = "" if plan.params is None else f" ({parameters(plan.model_params, plan.params)})"
     lines += [
         lines[1],
-        f"model '{plan.model}': {plan.model_params:,} parameters -> {known}{ratio}",
+        f"model '{plan.model}': {plan.model_params:,} parameters -> {known}{change}",
         f"FLOPs of these layers for one example: {before:,} -> {after:,}",
         f"error: relative, of each layer's {plan.measure}",
     ]

@@ -4,7 +4,7 @@ Ranks by energy and by relative error are part of the decompositions themselves 
 """
 
 from keras_tensornet.ranks.budget import Allocation, allocate
-from keras_tensornet.ranks.ratio import rank_for_ratio
+from keras_tensornet.ranks.share import rank_for_share
 from keras_tensornet.ranks.vbmf import Evbmf, evbmf, evbmf_rank, vbmf_ranks
 
 __all__ = [
@@ -13,6 +13,6 @@ __all__ = [
     "allocate",
     "evbmf",
     "evbmf_rank",
-    "rank_for_ratio",
+    "rank_for_share",
     "vbmf_ranks",
 ]

@@ -59,7 +59,7 @@ class ADMM(keras.callbacks.Callback):
     Args:
         plan: a `CompressionPlan` that says which kernels go to which format and rank, or
         **choices: the arguments of `plan_compression` that make one from the model as `fit` begins:
-            `format="tt"`, one of `rank`, `energy`, `ratio`, `params` and so on, `include`,
+            `format="tt"`, one of `rank`, `energy`, `share`, `params` and so on, `include`,
             `exclude`.
         pull: W <- W - pull (W - Z + U) after each training step, whatever the optimizer, as AdamW
             decays weights. A share in (0, 1], or a pair that grows from first to last over the

@@ -81,7 +81,7 @@ def test_defaults_keep_the_ends_and_growers_dense_and_say_so():
 
 def test_plan_counts_what_compress_makes():
     model = convnet()
-    for rule in ({"energy": 0.5}, {"eps": 0.6}, {"rank": 2}, {"ratio": 0.4}, {"vbmf": True}):
+    for rule in ({"energy": 0.5}, {"eps": 0.6}, {"rank": 2}, {"share": 0.4}, {"vbmf": True}):
         plan = plan_compression(model, **rule)
         result = compress_model(model, plan=plan)
         assert result.count_params() == plan.params
@@ -93,11 +93,19 @@ def test_plan_counts_what_compress_makes():
     assert str(plan).count("\n") >= len(plan) + 4 and "model 'convnet'" in str(plan)
 
 
-def test_eps_bounds_each_error_and_ratio_each_share():
+def test_eps_bounds_each_error_and_share_each_size():
     model = convnet()
     assert all(choice.error <= 0.5 for choice in plan_compression(model, eps=0.5))
-    for choice in plan_compression(model, ratio=0.3, format="cp"):
+    for choice in plan_compression(model, share=0.3, format="cp"):
         assert choice.format is None or choice.params <= 0.3 * choice.dense_params
+
+
+@pytest.mark.parametrize("name", ["share", "params", "flops", "latency"])
+def test_a_compression_ratio_given_as_a_share_is_refused_with_the_share(name):
+    with pytest.raises(ValueError, match=rf"Received: {name}=4. Give 0.25 for 4x fewer"):
+        plan_compression(convnet(), **{name: 4})
+    with pytest.raises(ValueError, match=rf"`{name}` must lie in \(0, 1\]. Received: {name}=0"):
+        plan_compression(convnet(), **{name: 0})
 
 
 def params_raised_by_one(model, plan):
@@ -148,7 +156,7 @@ def test_what_the_knapsack_leaves_is_spent_on_single_bonds(format, monkeypatch):
 @pytest.mark.parametrize("format", ["tt", "tucker", "ttm", "ht"])
 def test_a_budget_beats_a_uniform_ratio_of_the_same_size(format):
     model = convnet()
-    uniform = plan_compression(model, format=format, ratio=0.5)
+    uniform = plan_compression(model, format=format, share=0.5)
     share = uniform.params / uniform.model_params
     budget = plan_compression(model, format=format, params=share)
     total = [

@@ -91,7 +91,7 @@ def dense_and_conv():
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-@pytest.mark.parametrize("rule", [{"ratio": 0.5}, {"ratio": 0.25}, {"params": 0.5}], ids=str)
+@pytest.mark.parametrize("rule", [{"share": 0.5}, {"share": 0.25}, {"params": 0.5}], ids=str)
 @pytest.mark.parametrize("format", [*formats.FORMATS, "auto"])
 def test_no_format_loses_more_than_a_truncated_svd_of_its_size(format, rule, calibrated):
     model = dense_and_conv()
@@ -113,7 +113,7 @@ def test_no_format_loses_more_than_a_truncated_svd_of_its_size(format, rule, cal
 
 def test_where_the_format_loses_the_svd_is_taken_and_said():
     model = dense_and_conv()
-    plan = plan_compression(model, format="ttm", ratio=0.5, exclude=())
+    plan = plan_compression(model, format="ttm", share=0.5, exclude=())
     assert plan["dense"].format == "tt" and "truncated SVD" in plan["dense"].note
     small = compress_model(model, plan=plan)
     assert small.count_params() == plan.params
@@ -122,7 +122,7 @@ def test_where_the_format_loses_the_svd_is_taken_and_said():
     error = np.linalg.norm(kernel - wanted) / np.linalg.norm(wanted)
     assert error == pytest.approx(plan["dense"].error, rel=1e-3)
     asked = plan_compression(
-        model, format="ttm", ratio=0.5, overrides={"dense": {"format": "ttm", "ratio": 0.5}}
+        model, format="ttm", share=0.5, overrides={"dense": {"format": "ttm", "share": 0.5}}
     )
     assert asked["dense"].format == "ttm"  # who names a format for a layer gets it
 

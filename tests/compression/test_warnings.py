@@ -28,7 +28,7 @@ def inputs():
         {"rank": 4},
         {"params": 0.6, "format": "auto", "calibration_data": True},
         {"energy": 0.6, "format": "tr"},
-        {"ratio": 0.5, "format": "cp"},
+        {"share": 0.5, "format": "cp"},
     ],
     ids=str,
 )

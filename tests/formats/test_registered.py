@@ -17,7 +17,7 @@ RULES = (
     {"rank": 3},
     {"energy": 0.8},
     {"eps": 0.4},
-    {"ratio": 0.4},
+    {"share": 0.4},
     {"params": 0.6},
     {"flops": 0.6},
     {"vbmf": True},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_tensornet import models
-from keras_tensornet.compression.choosing.rules import Rule, rank_of_ratio
+from keras_tensornet.compression.choosing.rules import Rule, rank_of_share
 from keras_tensornet.compression.choosing.subjects import Subject
 from keras_tensornet.compression.kinds import find_targets
 
@@ -193,7 +193,7 @@ def test_the_thesis_compresses_what_conv_makes(case, share, published):
 @pytest.mark.parametrize("format", ["cp", "tucker", "tt"])
 @pytest.mark.parametrize("case", ["resnet18", "resnet34", "resnet50", "vgg11", "vgg16", "vgg19"])
 def test_the_thesis_sizes_are_met_by_every_format(case, format):
-    """`ratio=` on every convolution but the first: the shares of the thesis' tables.
+    """`share=` on every convolution but the first: the shares of the thesis' tables.
 
     Within 1 %, and 1.1 % for Tucker, whose two ranks are one number here: a step of it is wider.
     """
@@ -206,7 +206,7 @@ def test_the_thesis_sizes_are_met_by_every_format(case, format):
         sizes = []
         for subject in convolutions:
             form = subject.form(format)
-            rank = rank_of_ratio(subject, form, Rule("ratio", share, 1))
+            rank = rank_of_share(subject, form, Rule("share", share, 1))
             sizes.append(form.network(rank)[1].num_params)
             assert sizes[-1] <= share * subject.dense.params
         assert left + sum(sizes) == pytest.approx(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_tensornet.ranks import evbmf, evbmf_rank, rank_for_ratio, vbmf_ranks
+from keras_tensornet.ranks import evbmf, evbmf_rank, rank_for_share, vbmf_ranks
 
 # rows, columns, rank, noise, seed, then: rank, noise variance, free energy, shrunk values
 TABLE = [
@@ -94,28 +94,28 @@ def test_a_matrix_without_noise_or_axes_says_so():
     square=st.integers(0, 50),
     linear=st.integers(1, 50),
     dense=st.integers(1, 10**6),
-    ratio=st.floats(0.01, 1.5),
+    share=st.floats(0.01, 1.5),
     multiple=st.sampled_from([1, 2, 8]),
 )
-def test_the_next_rank_no_longer_fits(square, linear, dense, ratio, multiple):
+def test_the_next_rank_no_longer_fits(square, linear, dense, share, multiple):
     def count(rank):
         return square * rank**2 + linear * rank
 
-    if count(multiple) > ratio * dense:
+    if count(multiple) > share * dense:
         with pytest.raises(ValueError, match=r"No rank fits: .* leave the layer dense"):
-            rank_for_ratio(count, dense, ratio, multiple)
+            rank_for_share(count, dense, share, multiple)
     else:
-        rank = rank_for_ratio(count, dense, ratio, multiple)
+        rank = rank_for_share(count, dense, share, multiple)
         assert rank % multiple == 0
-        assert count(rank) <= ratio * dense < count(rank + multiple)
+        assert count(rank) <= share * dense < count(rank + multiple)
 
 
 def test_a_count_that_does_not_grow_is_refused():
     with pytest.raises(ValueError, match="`count` must grow with the rank"):
-        rank_for_ratio(lambda rank: min(rank, 5), dense=100, ratio=0.5)
+        rank_for_share(lambda rank: min(rank, 5), dense=100, share=0.5)
 
 
-@pytest.mark.parametrize("module", ["budget", "ratio", "vbmf"])
+@pytest.mark.parametrize("module", ["budget", "share", "vbmf"])
 def test_examples_in_docstrings(module):
     module = importlib.import_module(f"keras_tensornet.ranks.{module}")
     assert doctest.testmod(module).failed == 0

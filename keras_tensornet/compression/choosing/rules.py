@@ -1,12 +1,13 @@
 """The rules that turn what a user asked for into one candidate for each layer.
 
-Exactly one rule is in force: `rank`, `energy`, `eps`, `ratio` and `vbmf` look at one layer at a
+Exactly one rule is in force: `rank`, `energy`, `eps`, `share` and `vbmf` look at one layer at a
 time; `params`, `flops` and `latency` spend one budget over all layers.
 """
 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from keras_tensornet.compression.choosing.subjects import Candidate, Form, Subje
 from keras_tensornet.decompositions import hosvd
 from keras_tensornet.decompositions.arguments import read_rule
 
-LOCAL = ("rank", "energy", "eps", "ratio", "vbmf")
+LOCAL = ("rank", "energy", "eps", "share", "vbmf")
 BUDGETS = ("params", "flops", "latency")
 
 
@@ -70,7 +71,12 @@ def check_rule(name: str, value) -> None:
     """Raise if the value of a rule is out of its range."""
     if name in ("energy", "eps"):
         read_rule(None, **{"eps": None, "energy": None, name: value})
-    elif name in ("ratio", *BUDGETS):
+    elif name in ("share", *BUDGETS):
+        if isinstance(value, numbers.Real) and not isinstance(value, bool) and value > 1:
+            raise ValueError(
+                f"`{name}` is the share that is kept, in (0, 1], and not how many times less. "
+                f"Received: {name}={value}. Give {1 / float(value):.4g} for {value:g}x fewer."
+            )
         validation.fraction(name, value)
     elif name == "vbmf" and value is not True:
         raise TypeError(f"`vbmf` must be True or False. Received: vbmf={value!r}.")
@@ -84,18 +90,18 @@ def candidate_by_rule(subject: Subject, form: Form, rule: Rule) -> Candidate:
     """The decomposition of one layer in one format by a local rule."""
     if rule.name == "rank":
         found = subject.decompose(form, rank=rule.value)
-    elif rule.name == "ratio":
-        found = subject.decompose(form, rank=rank_of_ratio(subject, form, rule))
+    elif rule.name == "share":
+        found = subject.decompose(form, rank=rank_of_share(subject, form, rule))
     elif rule.name == "vbmf":
         found = _by_vbmf(subject, form)
     else:
         found = subject.decompose(form, **{rule.name: rule.value})
-    if rule.multiple > 1 and rule.name != "ratio":
+    if rule.multiple > 1 and rule.name != "share":
         found = subject.decompose(form, rank=rounded(found.rank, rule.multiple))
     return found
 
 
-def rank_of_ratio(subject: Subject, form: Form, rule: Rule):
+def rank_of_share(subject: Subject, form: Form, rule: Rule):
     """The largest uniform rank whose cores hold at most that share of the kernel.
 
     Bonds that the modes cut short stay as they are while the others grow.
@@ -108,7 +114,7 @@ def rank_of_ratio(subject: Subject, form: Form, rule: Rule):
         # Where all ranks are cut the count stops; the search needs one that grows.
         return max(form.network(rank)[1].num_params, rank)
 
-    return ranks.rank_for_ratio(count, subject.dense.params, rule.value, rule.multiple)
+    return ranks.rank_for_share(count, subject.dense.params, rule.value, rule.multiple)
 
 
 def _by_vbmf(subject: Subject, form: Form) -> Candidate:

@@ -20,7 +20,7 @@ GROWS = "would grow"
 ROUNDS = 6
 TOO_SMALL = "no rank fits"
 TRUNCATED = "a truncated SVD loses less"
-RULE_NAMES = ("rank", "energy", "eps", "ratio")
+RULE_NAMES = ("rank", "energy", "eps", "share")
 
 Report = Callable[[str], None]
 
@@ -105,7 +105,7 @@ class Selection:
             raise ValueError(
                 f"The override of '{subject.path}' must say how its ranks are chosen, because a "
                 f"budget (`{self.rule.name}`) is spent over the others. Received: {settings}. Add "
-                "a rank, energy, eps or ratio, or leave the layer out of `overrides`."
+                "a rank, energy, eps or share, or leave the layer out of `overrides`."
             )
         return self.rule
 
@@ -119,9 +119,9 @@ class Selection:
             try:
                 found.append(rules.candidate_by_rule(subject, form, rule))
             except ValueError:
-                if rule.name != "ratio":
+                if rule.name != "share":
                     raise
-        if rule.name == "ratio":
+        if rule.name == "share":
             best = min(found, key=lambda candidate: candidate.error, default=None)
             return best if self._has_settings(subject) else self._or_truncated(subject, best, rule)
         return min(found, key=lambda candidate: candidate.params)

@@ -6,8 +6,8 @@ import operator
 from collections.abc import Callable
 
 
-def rank_for_ratio(count: Callable[[int], int], dense: int, ratio: float, multiple: int = 1) -> int:
-    """Return the largest rank whose count is at most `ratio * dense`.
+def rank_for_share(count: Callable[[int], int], dense: int, share: float, multiple: int = 1) -> int:
+    """Return the largest rank whose count is at most `share * dense`.
 
     One bisection serves every format: a tensor ring's count is quadratic in its rank, a CP's
     linear, a Tucker's of higher degree, and the caller has the function for each already.
@@ -15,7 +15,7 @@ def rank_for_ratio(count: Callable[[int], int], dense: int, ratio: float, multip
     Args:
         count: function of a rank (int >= 1) that returns parameters or FLOPs; must not fall.
         dense: the dense layer's count in the same units.
-        ratio: share of `dense` to spend, above 0.
+        share: share of `dense` to spend, above 0.
         multiple: return a multiple of this (8 suits most hardware).
 
     Returns:
@@ -27,21 +27,21 @@ def rank_for_ratio(count: Callable[[int], int], dense: int, ratio: float, multip
         TypeError: if `multiple` is not an int.
 
     Examples:
-        >>> rank_for_ratio(lambda rank: 90 * rank**2, dense=9000, ratio=0.5)
+        >>> rank_for_share(lambda rank: 90 * rank**2, dense=9000, share=0.5)
         7
     """
     multiple = operator.index(multiple)
-    if multiple < 1 or not ratio > 0 or not dense > 0:
+    if multiple < 1 or not share > 0 or not dense > 0:
         raise ValueError(
-            "`multiple` must be at least 1, `ratio` and `dense` above 0. "
-            f"Received: multiple={multiple}, ratio={ratio}, dense={dense}."
+            "`multiple` must be at least 1, `share` and `dense` above 0. "
+            f"Received: multiple={multiple}, share={share}, dense={dense}."
         )
-    budget = ratio * dense
+    budget = share * dense
     if count(multiple) > budget:
         raise ValueError(
-            f"No rank fits: `ratio` * `dense` must be at least the count of rank {multiple}. "
-            f"Received: ratio={ratio}, dense={dense}, count({multiple})={count(multiple)}. "
-            "Raise `ratio` or leave the layer dense."
+            f"No rank fits: `share` * `dense` must be at least the count of rank {multiple}. "
+            f"Received: share={share}, dense={dense}, count({multiple})={count(multiple)}. "
+            "Raise `share` or leave the layer dense."
         )
     fits, above = 1, 2  # in units of `multiple`
     while count(above * multiple) <= budget:
