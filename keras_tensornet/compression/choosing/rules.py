@@ -72,7 +72,7 @@ def check_rule(name: str, value) -> None:
     if name in ("energy", "eps"):
         read_rule(None, **{"eps": None, "energy": None, name: value})
     elif name in ("share", *BUDGETS):
-        if isinstance(value, numbers.Real) and not isinstance(value, bool) and value > 1:
+        if isinstance(value, numbers.Real) and float(value) > 1:
             raise ValueError(
                 f"`{name}` is the share that is kept, in (0, 1], and not how many times less. "
                 f"Received: {name}={value}. Give {1 / float(value):.4g} for {value:g}x fewer."
