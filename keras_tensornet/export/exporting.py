@@ -146,6 +146,8 @@ def export_model(
             f"quantize={quantize!r}. Use as_='dense' or format='litert'."
         )
     exported = forms.in_form(model, form, batch_size, format)
+    if format == "litert":
+        exported = forms.unrolled(exported, model)
     inputs = _inputs("samples", model, samples)
     expected = [
         keras.ops.convert_to_numpy(output)

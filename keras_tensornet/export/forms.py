@@ -72,6 +72,46 @@ def in_form(
     return result
 
 
+def unrolled(model: keras.Model, given: keras.Model) -> keras.Model:
+    """The model with its recurrent layers unrolled: LiteRT's plain interpreter has no loops.
+
+    Args:
+        model: in its form; changed in place unless it is the given one.
+        given: what was to be exported; it stays as it was.
+
+    Raises:
+        ValueError: if the length of a sequence is not known.
+    """
+    loops = [layer for layer in recurrent_layers(model) if not layer.unroll]
+    if not loops:
+        return model
+    for layer in loops:
+        lengths = {shape[1] for shape in _sequence_shapes(layer)}
+        if None in lengths:
+            raise ValueError(
+                "LiteRT's plain interpreter has no loops, so recurrent layers are unrolled, and "
+                f"the length of the sequences of layer '{layer.name}' is not known. Give the "
+                "model's input a length, keras.Input((length, ...)), or use another format."
+            )
+    if model is given:
+        model = rewrite_model(model, lambda layer, path: None)
+    for layer in recurrent_layers(model):
+        layer.unroll = True
+    return model
+
+
+def recurrent_layers(model: keras.Model) -> list:
+    """All recurrent layers of a model, those inside wrappers too."""
+    layers = model._flatten_layers(include_self=False)
+    return [layer for layer in layers if isinstance(layer, keras.layers.RNN)]
+
+
+def _sequence_shapes(layer) -> list:
+    """The shapes of the sequences that a recurrent layer was built for."""
+    shapes = (layer.get_build_config() or {}).values()
+    return [shape for shape in shapes if isinstance(shape, (list, tuple)) and len(shape) > 2]
+
+
 def needs_package(model: keras.Model) -> bool:
     """Whether a `.keras` file of the model can only be loaded where this package is installed."""
     layers = [model, *model._flatten_layers(include_self=False)]

@@ -35,9 +35,19 @@ def output_names(model: keras.Model) -> list[str]:
 
 
 def write_saved_model(model, temporary: Path, endpoints: Mapping[str, Endpoint]) -> None:
-    """A SavedModel with `serving_default` and further endpoints, batch size open."""
+    """A SavedModel with `serving_default` and further endpoints, batch size open.
+
+    It holds each variable once, and only those that an endpoint reads: of a frozen layer its merged
+    kernel and not the cores.
+    """
+    import tensorflow as tf
+
     archive = keras.export.ExportArchive()
-    archive.track(model)
+    # What endpoints read is found by Keras itself; a model that is tracked as such would be stored
+    # a second time. Lookup tables are found only in what is tracked, and a module is enough.
+    holder = tf.Module()
+    holder.model = model
+    archive.track(holder)
     specs = input_specs(model)
     archive.add_endpoint(SERVING, serving_function(model), input_signature=specs)
     for name, endpoint in endpoints.items():
@@ -53,18 +63,9 @@ def write_litert(model, temporary: Path, quantize: str | None, calibration) -> N
         temporary: path of the file.
         quantize: None, "float16" (weights) or "int8" (weights and, with data, activations).
         calibration: inputs by name that give the ranges of activations, or None.
-
-    Raises:
-        ValueError: if a recurrent layer is not unrolled.
     """
     import tensorflow as tf
 
-    loops = [layer.name for layer in model._flatten_layers() if _loops(layer)]
-    if loops:
-        raise ValueError(
-            "LiteRT's plain interpreter has no loops over an open batch. Received: recurrent "
-            f"layers {', '.join(loops)}. Build them with unroll=True, or use another format."
-        )
     signature = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in input_specs(model)]
     holder = tf.Module()
     holder.serve = tf.function(_constant(model), input_signature=signature)
@@ -203,10 +204,6 @@ def _constant(model) -> Callable:
             return serve(*inputs)
 
     return constant
-
-
-def _loops(layer) -> bool:
-    return isinstance(layer, keras.layers.RNN) and not layer.unroll
 
 
 def _as_given(model):

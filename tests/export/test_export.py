@@ -116,11 +116,64 @@ def test_open_extents_are_filled_for_the_check(tmp_path):
     assert report.difference <= 1e-4 * report.scale
 
 
-def test_litert_names_recurrent_layers_that_are_not_unrolled(tmp_path):
-    model = keras.Sequential([keras.Input((3, 4)), keras.layers.LSTM(2, name="memory")])
-    with pytest.raises(ValueError, match=r"layers memory\. Build them with unroll=True"):
+def test_litert_unrolls_recurrent_layers(tmp_path):
+    """The plain interpreter has no loops; the given model keeps its own."""
+    loops = [
+        keras.layers.Bidirectional(keras.layers.GRU(3, return_sequences=True)),
+        layers.FactorizedLSTM(4, 2, return_sequences=True),
+        keras.layers.LSTM(2, go_backwards=True, name="memory"),
+    ]
+    model = keras.Sequential([keras.Input((3, 4), name="x"), *loops])
+    x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype("float32")
+    for form in ("factorized", "dense"):
+        path = tmp_path / f"{form}.tflite"
+        report = export.export_model(model, path, "litert", form, verify=False)
+        (found,) = clean_process.load_litert(str(path))({report.inputs[0]: x}).values()
+        np.testing.assert_allclose(found, model(x), atol=1e-5)
+    assert not any(layer.unroll for layer in forms.recurrent_layers(model))
+
+
+def test_litert_asks_for_the_length_of_sequences(tmp_path):
+    model = keras.Sequential([keras.Input((None, 4)), keras.layers.LSTM(2, name="memory")])
+    with pytest.raises(ValueError, match=r"'memory' is not known\. Give the model's input"):
         export.export_model(model, tmp_path / "m.tflite", "litert")
     assert list(tmp_path.iterdir()) == []
+
+
+def stored_values(path):
+    """How many numbers a SavedModel's checkpoint holds."""
+    tf = pytest.importorskip("tensorflow")
+    shapes = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+    return sum(
+        int(np.prod(shape))
+        for name, shape in shapes.get_variable_to_shape_map().items()
+        if "OBJECT_GRAPH" not in name
+    )
+
+
+def test_a_saved_model_holds_each_variable_once(tmp_path):
+    """Of a frozen layer it holds the merged kernel, as a constant, and no cores."""
+    inputs = keras.Input((20,), name="x")
+    x = layers.TTDense(24, rank=2, name="cores")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(30, name="plain")(x))
+    sizes = {}
+    for form in ("dense", "factorized"):
+        export.export_model(
+            model, tmp_path / form, as_=form, verify=False, endpoints={"hidden": "cores"}
+        )
+        sizes[form] = stored_values(tmp_path / form)
+    assert sizes["dense"] == 20 * 24 + 24 + 24 * 30 + 30
+    assert sizes["factorized"] == 24 + 24 * 30 + 30
+
+
+def test_a_saved_model_keeps_lookup_tables(tmp_path):
+    words = keras.Input((), dtype="string", name="text")
+    lookup = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")
+    model = keras.Model(words, keras.layers.Dense(2)(lookup(words)))
+    export.export_model(model, tmp_path / "text", verify=False, samples=np.array(["a", "b", "c"]))
+    run = clean_process.load_tf_saved_model(str(tmp_path / "text"))
+    (found,) = run({"text": np.array(["b", "z"])}).values()
+    np.testing.assert_allclose(found, model(np.array(["b", "z"])), atol=1e-6)
 
 
 @pytest.mark.slow
