@@ -40,11 +40,12 @@ NETWORKS = {
 WAYS = {
     "none": None,
     "penalty": {"rho": 0.02},
-    "pull 0.1, every epoch": {"pull": 0.1, "every": "epoch"},
     "growing pull": {},
+    "growing pull, ranks found on the way": {"ranks_from": 3.0, "replan": 4},
+    "pull 0.01, then hard": {"pull": 0.01, "hard": 1 / 3, "hard_every": 2},
+    "pull 0.1, every epoch": {"pull": 0.1, "every": "epoch"},
     "growing pull, without U": {"dual": False},
     "growing pull, larger ranks first": {"ranks_from": 3.0},
-    "pull 0.01, then hard": {"pull": 0.01, "hard": 1 / 3, "hard_every": 2},
 }
 
 
@@ -142,8 +143,8 @@ def main() -> None:
         data = datasets.load("digits")
         networks = list(NETWORKS.items())[:1] if arguments.smoke else list(NETWORKS.items())
         ways = ["growing pull"] if arguments.smoke else list(WAYS)
-        for network, (epochs, plan) in [] if arguments.report else networks:
-            for way in ways:
+        for way in [] if arguments.report else ways:
+            for network, (epochs, plan) in networks:
                 for seed in SEEDS[:1] if arguments.smoke else SEEDS:
                     settings = {
                         "network": network,

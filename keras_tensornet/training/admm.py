@@ -18,6 +18,7 @@ from keras import ops
 
 from keras_tensornet import validation
 from keras_tensornet.compression.planning import plan_compression
+from keras_tensornet.compression.plans import CompressionPlan
 from keras_tensornet.files import remove_file
 from keras_tensornet.training import state
 from keras_tensornet.training.course import Course
@@ -25,7 +26,14 @@ from keras_tensornet.training.penalty import PenaltySwitch
 from keras_tensornet.training.projection import in_threads
 from keras_tensornet.training.pull import PullSwitch, accumulated_steps
 from keras_tensornet.training.residual_log import Limits, log_entries, table
-from keras_tensornet.training.splits import Target, check_choices, metrics_of, targets_of
+from keras_tensornet.training.splits import (
+    Target,
+    check_choices,
+    check_replan,
+    metrics_of,
+    targets_of,
+    trainable_kernels,
+)
 from keras_tensornet.training.splitting import Residuals, Splitting
 from keras_tensornet.training.switch import Switch
 
@@ -78,6 +86,9 @@ class ADMM(keras.callbacks.Callback):
         hard_every: see `hard`.
         ranks_from: Z begins with so many times the plan's ranks, and comes down to them
             geometrically over the first half of the training.
+        replan: so many times, evenly over the first half of the training, ranks are chosen anew
+            from the kernels as they are then: a training from scratch finds its ranks, and a layer
+            that was cut too far gets them back. Needs choices and not a plan.
         calibration_data: inputs of the model, as in `plan_compression`. Z then is the kernel of its
             format whose *outputs* on them are nearest, measured anew after each epoch.
             Decompose with the same: `compress_model(model, plan=admm.plan, calibration_data=...)`.
@@ -95,7 +106,7 @@ class ADMM(keras.callbacks.Callback):
             `keras.callbacks.BackupAndRestore`, which does the same for the model.
 
     Attributes:
-        plan: the plan in use, from when `fit` begins.
+        plan: the plan in use, from when `fit` begins; the last one with `replan`.
         history: `{path: {"primal": [...], "dual": [...], "size": [...], "pull": [...]}}`, one
             entry for each update; `size` is |U| / |W|. With a penalty "penalty" and "rho" stand in
             place of "pull".
@@ -121,6 +132,7 @@ class ADMM(keras.callbacks.Callback):
         hard=0.0,
         hard_every=10,
         ranks_from=1.0,
+        replan=0,
         calibration_data=None,
         adaptive_rho=False,
         tolerance=None,
@@ -134,7 +146,8 @@ class ADMM(keras.callbacks.Callback):
         check_choices(plan, choices)
         self.plan = plan
         self.choices = choices
-        self.course = Course.checked(pull, rho, hard, ranks_from)
+        self.course = Course.checked(pull, rho, hard, ranks_from, replan)
+        check_replan(self.course.replan, plan)
         if every is None and rho is not None:
             every = "epoch"
         self.every = every if every in ("epoch", None) else validation.positive_int("every", every)
@@ -161,6 +174,7 @@ class ADMM(keras.callbacks.Callback):
         self._switch: Switch | None = None
         self._saved: str | None = None
         self._epoch = self._steps_done = self._steps_waiting = 0
+        self._replanned = 0
         self._limits = Limits(self.course)
 
     @property
@@ -189,7 +203,11 @@ class ADMM(keras.callbacks.Callback):
         self._epoch = self._steps_done = self._steps_waiting = 0
         if self._saved is not None:
             saved, self._saved = self._saved, None
-            self._steps_waiting = state.load_state(saved, self._splittings)["waiting"]
+            if self.course.replan:
+                text = state.read_counts(saved).get("plan")
+                self._follow(CompressionPlan.from_json(text) if text else self.plan)
+            counts = state.load_state(saved, self._splittings)
+            self._steps_waiting, self._replanned = counts["waiting"], counts.get("replanned", 0)
         self._aim()
         self._switch.turn_on()
 
@@ -213,6 +231,9 @@ class ADMM(keras.callbacks.Callback):
         if self.calibration_data is not None and epoch + 1 < self.params.get("epochs", 1):
             self._calibrate()
         self._epoch, self._steps_done = epoch + 1, 0
+        if self.course.replans(self._progress()) > self._replanned:
+            self._replanned = self.course.replans(self._progress())
+            self._follow(self._planned())
         hard = self.course.is_hard(self._progress())
         if self._every() == "epoch" or (hard and self._steps_waiting):
             self._update()
@@ -242,6 +263,8 @@ class ADMM(keras.callbacks.Callback):
         if self._switch is None:
             raise ValueError("There is no ADMM state to save before `fit` has begun.")
         counts = {"updates": len(self.seconds), "waiting": self._steps_waiting}
+        if self.course.replan:
+            counts |= {"replanned": self._replanned, "plan": self.plan.to_json()}
         state.save_state(path, self._splittings, counts)
 
     def load_state(self, path) -> None:
@@ -261,43 +284,42 @@ class ADMM(keras.callbacks.Callback):
 
     def _prepare(self) -> None:
         """Find the kernels, and make Z and U from them or from the backup."""
-        if self.plan is None:
-            self.plan = plan_compression(
-                self.model, calibration_data=self.calibration_data, **self.choices
-            )
-        self._targets = targets_of(self.model, self.plan)
-        self._splittings = [
-            Splitting(
-                target.path,
-                target.network,
-                target.modes,
-                self.course.rho_for(target.path),
-                self.adaptive_rho,
-                dual=self.dual,
-            )
-            for target in self._targets
-        ]
-        for splitting in self._splittings:
-            splitting.resize(self.course.network_at(splitting.network, 0.0))
-        names = ("penalty", "rho") if self.course.pull is None else ("pull",)
-        for target in self._targets:
-            if self.course.pull is not None:
-                self.course.pull_at(target.path, 0.0)  # refuses a path without a pull
-            self.history[target.path] = {name: [] for name in ("primal", "dual", "size", *names)}
-        kernels = [target.variable for target in self._targets]
+        plan = self._planned() if self.plan is None else self.plan
+        targets = targets_of(self.model, plan)
+        # With `replan` any kernel may come to be pulled.
+        slots = trainable_kernels(self.model) if self.course.replan else ()
+        kernels = list(slots) or [target.variable for target in targets]
         kind = PenaltySwitch if self.course.pull is None else PullSwitch
         self._switch = kind(self.model, kernels)
+        if self.backup is not None and os.path.exists(self.backup):
+            state.read_counts(self.backup)  # it will be replaced and removed
+            self._saved = self._saved or self.backup
+        self._follow(plan)
+
+    def _planned(self) -> CompressionPlan:
+        return plan_compression(self.model, calibration_data=self.calibration_data, **self.choices)
+
+    def _follow(self, plan: CompressionPlan) -> None:
+        """Pull towards what a plan says; kernels that were pulled already keep their Z and U."""
+        known = {splitting.path: splitting for splitting in self._splittings}
+        self.plan, self._targets = plan, targets_of(self.model, plan)
+        progress, options = self._progress(), (self.adaptive_rho, self.dual)
+        self._splittings = [
+            self.course.splitting(target, known.get(target.path), progress, *options)
+            for target in self._targets
+        ]
+        for target in self._targets:
+            self.history.setdefault(target.path, {name: [] for name in self.course.measures})
         if self.calibration_data is not None:
             self._calibrate()
-        if self.backup is not None and os.path.exists(self.backup):
-            state.check_file(self.backup)  # it will be replaced and removed
-            self._saved = self._saved or self.backup
+        pairs = list(zip(self._splittings, self._targets, strict=True))
         if self._saved is None:
+            new = [pair for pair in pairs if pair[0].z is None]
             in_threads(
-                lambda pair: pair[0].start(_read(pair[1]), self.warm_start),
-                list(zip(self._splittings, self._targets, strict=True)),
-                self.workers,
+                lambda pair: pair[0].start(_read(pair[1]), self.warm_start), new, self.workers
             )
+            if self._residuals:
+                self._residuals = [splitting.measure(_read(target)) for splitting, target in pairs]
 
     def _calibrate(self) -> None:
         """Measure what errors of each kernel count, on the model as it is now."""
@@ -357,12 +379,17 @@ class ADMM(keras.callbacks.Callback):
         """Hand the new targets and strengths to the training."""
         pulled = [] if self._switch is None else self._switch.pulled
         progress = self._progress()
-        for splitting, target, one in zip(self._splittings, self._targets, pulled, strict=True):
-            if self.course.pull is None:
-                strength = 0.0 if self.course.is_hard(progress) else splitting.rho
-            else:
-                steps = accumulated_steps(self.model.optimizer, target.variable)
-                strength = 1 - (1 - self.course.pull_at(target.path, progress)) ** (1 / steps)
+        targets = {
+            id(target.variable): (splitting, target)
+            for splitting, target in zip(self._splittings, self._targets, strict=True)
+        }
+        for one in pulled:
+            if id(one.kernel) not in targets:
+                one.strength.assign(0.0)
+                continue
+            splitting, target = targets[id(one.kernel)]
+            steps = accumulated_steps(self.model.optimizer, target.variable)
+            strength = self.course.strength(splitting, progress, steps)
             one.aim(splitting.target, strength)
 
 

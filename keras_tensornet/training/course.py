@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from keras_tensornet import validation
 from keras_tensornet.networks import Network, largest_useful_ranks
+from keras_tensornet.training.splits import Target
+from keras_tensornet.training.splitting import Splitting
 
 # Shares of the way between kernel and target that a step of training goes, first and last.
 PULL = (0.01, 1.0)
@@ -30,15 +32,17 @@ class Course:
         rho: penalty parameter, or patterns of layer paths to some; None with a pull.
         hard: share of the training, at its end, in which kernels are projected themselves.
         ranks_from: at how many times the plan's bond sizes the projections begin.
+        replan: how often ranks are chosen anew while they come down.
     """
 
     pull: float | tuple | dict | None
     rho: float | dict | None
     hard: float = 0.0
     ranks_from: float = 1.0
+    replan: int = 0
 
     @classmethod
-    def checked(cls, pull, rho, hard, ranks_from) -> Course:
+    def checked(cls, pull, rho, hard, ranks_from, replan=0) -> Course:
         """The course of these arguments of `ADMM`, or an error that names what is wrong."""
         if pull is not None and rho is not None:
             raise ValueError(
@@ -70,7 +74,13 @@ class Course:
                 "`hard` is the share of the training, at its end, in which kernels are projected, "
                 f"and must lie in [0, 1). Received: hard={hard}."
             )
-        return cls(pull, rho, float(hard), float(factor))
+        if replan != 0 or isinstance(replan, bool):
+            replan = validation.positive_int("replan", replan)
+        return cls(pull, rho, float(hard), float(factor), replan)
+
+    def replans(self, progress: float) -> int:
+        """How many times ranks should have been chosen anew by now."""
+        return min(self.replan, int(self.replan * progress / RANKS_UNTIL + 1e-9))
 
     def is_hard(self, progress: float) -> bool:
         """Whether the hard phase has come."""
@@ -98,6 +108,32 @@ class Course:
             ValueError: if no pattern matches the path.
         """
         return 0.0 if self.rho is None else _for_path("rho", self.rho, path)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is noted of each kernel."""
+        own = ("pull",) if self.rho is None else ("rho", "penalty")
+        return ("primal", "dual", "size", *own)
+
+    def splitting(
+        self, target: Target, known: Splitting | None, progress: float, adaptive: bool, dual: bool
+    ) -> Splitting:
+        """The state of a target: what is known of it, at the ranks of now, or a new one."""
+        if self.rho is None:
+            self.pull_at(target.path, progress)  # refuses a path without a pull
+        if known is None or known.modes != target.modes:
+            rho = self.rho_for(target.path)
+            parts = (target.path, target.network, target.modes, rho, adaptive)
+            known = Splitting(*parts, dual=dual)
+        known.network = target.network
+        known.resize(self.network_at(target.network, progress))
+        return known
+
+    def strength(self, splitting: Splitting, progress: float, steps: int) -> float:
+        """What training is to use now: rho, or the pull of one of so many steps of an update."""
+        if self.rho is None:
+            return 1 - (1 - self.pull_at(splitting.path, progress)) ** (1 / steps)
+        return 0.0 if self.is_hard(progress) else splitting.rho
 
     def network_at(self, network: Network, progress: float) -> Network:
         """The network whose ranks projections have, on the way down to those of the plan."""

@@ -85,6 +85,21 @@ def targets_of(model: keras.Model, plan: CompressionPlan) -> list[Target]:
     return targets
 
 
+def trainable_kernels(model: keras.Model) -> list[keras.Variable]:
+    """The kernels of all layers that a plan could compress and training changes."""
+    kernels = {id(target.kernel): target.kernel for target in find_targets(model)}
+    return [one for one in kernels.values() if isinstance(one, keras.Variable) and one.trainable]
+
+
+def check_replan(replan: int, plan: CompressionPlan | None) -> None:
+    """Raise if ranks are to be chosen anew and there is nothing to choose them by."""
+    if replan and plan is not None:
+        raise ValueError(
+            "`replan` chooses ranks anew by the arguments of `plan_compression`, and a plan fixes "
+            f"them. Received: replan={replan} and a plan. Give format=..., params=... instead."
+        )
+
+
 def metrics_of(model: keras.Model, targets: list[Target], data) -> list[Metric | None]:
     """What errors of each kernel count on calibration data; None where that cannot be measured."""
     found = {target.path: target for target in find_targets(model)}

@@ -78,9 +78,9 @@ def load_state(path: str | os.PathLike, splittings: list[Splitting]) -> dict:
     return header["counts"]
 
 
-def check_file(path: str | os.PathLike) -> None:
-    """Raise ValueError if a file is no ADMM state, complete and of this version."""
-    _read(path)
+def read_counts(path: str | os.PathLike) -> dict:
+    """The plain values of a state; ValueError if it is not complete and of this version."""
+    return _read(path)[0]["counts"]
 
 
 def _read(path) -> tuple[dict, dict]:

@@ -193,6 +193,63 @@ def test_ranks_come_down_to_those_of_the_plan():
     assert callback._splittings[0].current == callback._targets[0].network
 
 
+def two_ranks(model, seed=0):
+    """Kernels of rank 6 and of rank 1, not where the model's were."""
+    random = np.random.default_rng(seed)
+    kernels = []
+    for name, rank in (("first", 6), ("second", 1)):
+        kernel = model.get_layer(name).kernel
+        rows, columns = kernel.shape
+        wanted = random.standard_normal((rows, rank)) @ random.standard_normal((rank, columns))
+        kernel.assign(wanted / np.linalg.norm(wanted))
+        kernels.append(kernel)
+    return kernels
+
+
+def test_ranks_are_found_in_training(tmp_path):
+    """A budget is spent anew on the kernels as they are: here the one that needs ranks changes."""
+
+    def model():
+        keras.utils.set_random_seed(1)
+        layers = [keras.layers.Dense(8, use_bias=False, name=n) for n in ("first", "second")]
+        model = keras.Sequential([keras.Input((8,)), *layers])
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        two_ranks(model)
+        return model
+
+    class Swap(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                first, second = (self.model.get_layer(n).kernel for n in ("first", "second"))
+                one, two = (keras.ops.convert_to_numpy(kernel) for kernel in (first, second))
+                first.assign(two), second.assign(one)
+
+    choices = {"format": "tt", "params": 0.6, "exclude": (), "pull": 1e-6, "every": "epoch"}
+    choices["overrides"] = None
+    x, _ = data()
+
+    def ranks(plan):
+        return {row.path: None if row.format is None else np.max(row.rank) for row in plan}
+
+    trained = model()
+    callback = ADMM(**choices, replan=2, backup=tmp_path / "state")
+    before = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: before.append(ranks(callback.plan))
+    )
+    y = np.zeros((len(x), 8), "float32")
+    trained.fit(x, y, epochs=4, verbose=0, callbacks=[Swap(), callback, note])
+    after = ranks(callback.plan)
+    assert before[0]["second"] < (before[0]["first"] or 8)
+    assert after["first"] < (after["second"] or 8)
+    # What the last plan leaves dense is not pulled, and what it compresses is.
+    assert {splitting.path for splitting in callback._splittings} == {
+        path for path, rank in after.items() if rank is not None
+    }
+    with pytest.raises(ValueError, match="`replan` chooses ranks anew"):
+        ADMM(callback.plan, replan=2)
+
+
 def test_without_a_dual_kernels_are_pulled_to_z():
     model = two_layers()
     callback = ADMM(plan_for(model), dual=False)
@@ -230,10 +287,17 @@ def test_a_dual_at_its_limit_is_told_once():
     assert "U of first" in told[0] and "`pull` instead of `rho`" in told[0]
 
 
-def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
-    arguments = {"pull": (0.05, 0.5), "every": 3, "ranks_from": 2.0}
+@pytest.mark.parametrize("replan", [0, 2])
+def test_an_interrupted_training_goes_on_where_it_was(tmp_path, replan):
+    arguments = {"pull": (0.05, 0.5), "every": 3, "ranks_from": 2.0, "replan": replan}
+    if replan:
+        arguments |= {"format": "ttm", "params": 0.7, "exclude": ()}
+
+    def admm(model, **backup):
+        return ADMM(None if replan else plan_for(model), **arguments, **backup)
+
     whole = two_layers()
-    fit(whole, [ADMM(plan_for(whole), **arguments)], epochs=4)
+    fit(whole, [admm(whole)], epochs=4)
 
     class Interrupt(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -242,7 +306,7 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
 
     def parts():
         model = two_layers()
-        callback = ADMM(plan_for(model), **arguments, backup=tmp_path / "admm.npz")
+        callback = admm(model, backup=tmp_path / "admm.npz")
         return model, [keras.callbacks.BackupAndRestore(tmp_path / "model"), callback]
 
     model, callbacks = parts()
@@ -269,6 +333,7 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
         ({"adaptive_rho": True}, ValueError, "`adaptive_rho` needs a `rho`"),
         ({"hard": 1.0}, ValueError, "`hard` is the share"),
         ({"hard": "late"}, TypeError, "`hard` must be a share"),
+        ({"replan": -1}, ValueError, "`replan` must be at least 1"),
         ({"hard_every": 0}, ValueError, "`hard_every` must be at least 1"),
         ({"ranks_from": 0.5}, ValueError, "`ranks_from` is how many times"),
         ({"ranks_from": None}, TypeError, "`ranks_from` must be a number"),
