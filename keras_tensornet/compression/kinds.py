@@ -31,8 +31,8 @@ class Kind:
     `keras_tensornet.layers.common.FactorizedMethods`.
 
     Args:
-        dense: the class of the layer that is replaced; exactly it, not its subclasses, whose calls
-            may mean something else.
+        dense: the class of the layer that is replaced. A subclass counts as it if it computes in
+            the same way, as KerasHub's `ReversibleEmbedding`, see `kind_of`.
         factorized: the class that stands for it and takes any format by `format=`.
         family: of kernels, "dense" or "conv", by which formats say what suits trained ones
             (`Format.whole`); None for others.
@@ -66,8 +66,8 @@ class Kind:
 
     def shell(self, layer, arguments: dict):
         """The factorized layer, built, with the dense one's settings and biases and unset cores."""
-        config = settings_of(layer, DENSE_ONLY) | {"kernel_initializer": "zeros"} | arguments
-        result = self.factorized(**config)
+        config = settings_of(layer, DENSE_ONLY, self.dense) | {"kernel_initializer": "zeros"}
+        result = self.factorized(**(config | arguments))
         result.build(built_shape(layer))
         # The initializer is only of use while building; the layer keeps the dense layer's.
         result.kernel_initializer = layer.kernel_initializer
@@ -78,7 +78,7 @@ class Kind:
 
     def fresh(self, layer, arguments: dict):
         """The factorized layer, built, with weights as its initializers make them."""
-        result = self.factorized(**(settings_of(layer, DENSE_ONLY) | arguments))
+        result = self.factorized(**(settings_of(layer, DENSE_ONLY, self.dense) | arguments))
         result.build(built_shape(layer))
         return result
 
@@ -118,9 +118,12 @@ class EmbeddingKind(Kind):
 
     def shell(self, layer, arguments: dict):
         """The factorized layer, built, its cores unset."""
-        config = {key: value for key, value in layer.get_config().items() if key not in DENSE_ONLY}
+        config = self.dense.get_config(layer)
+        config = {key: value for key, value in config.items() if key not in DENSE_ONLY}
         result = self.factorized.from_config(config | arguments)
         result.build()
+        if not getattr(layer, "tie_weights", True):
+            result.reverse_embeddings.assign(ops.copy(layer.reverse_embeddings))
         return result
 
     def workload(self, layer, holder, batch_size: int) -> None:
@@ -137,7 +140,7 @@ class RecurrentKind(Kind):
 
     def shell(self, layer, arguments: dict):
         """The factorized layer, built, with recurrent kernel and biases, the cores unset."""
-        result = self.factorized.from_config(layer.get_config() | arguments)
+        result = self.factorized.from_config(self.dense.get_config(layer) | arguments)
         result.build(built_shape(layer) or (None, None, layer.cell.kernel.shape[0]))
         result.assign_recurrence_of(layer)
         return result
@@ -152,6 +155,12 @@ def _of_keras(kind: type[Kind], name: str, *settings, **more) -> Kind:
     return kind(getattr(keras.layers, name), factorized, *settings, **more)
 
 
+# Keras has it from version 3.13 on.
+REVERSIBLE = [
+    _of_keras(EmbeddingKind, name, arranged=False)
+    for name in ("ReversibleEmbedding",)
+    if hasattr(keras.layers, name)
+]
 KINDS: dict[type, Kind] = {
     kind.dense: kind
     for kind in (
@@ -162,6 +171,7 @@ KINDS: dict[type, Kind] = {
         _of_keras(ConvKind, "Conv2DTranspose", "conv"),
         _of_keras(Kind, "EinsumDense", "dense"),
         _of_keras(EmbeddingKind, "Embedding", arranged=False),
+        *REVERSIBLE,
         _of_keras(RecurrentKind, "LSTM", arranged=False),
         _of_keras(RecurrentKind, "GRU", arranged=False),
     )
@@ -225,16 +235,33 @@ class Target:
         return result, self.kind.holder(result)
 
 
+# The methods that say what a layer computes.
+COMPUTES = ("__call__", "call", "build", "compute_mask", "add_weight")
+
+
+def kind_of(layer) -> Kind | None:
+    """The kind of a layer, if there is one for it.
+
+    A subclass counts as the layer in the table if it leaves alone what the layer computes.
+    """
+    for base in type(layer).__mro__:
+        if base in KINDS:
+            own = any(getattr(type(layer), name) is not getattr(base, name) for name in COMPUTES)
+            return None if own else KINDS[base]
+    return None
+
+
 def find_targets(model: keras.Model) -> list[Target]:
     """The layers of a model that some kind of the table stands for, in the model's order.
 
     Raises:
         ValueError: if one of them is not built.
     """
+    kinds = [(path, layer, kind_of(layer)) for path, layer in walk_layers(model)]
     targets = [
-        Target(path, layer, KINDS[type(layer)])
-        for path, layer in walk_layers(model)
-        if type(layer) in KINDS and not getattr(layer, "quantization_mode", None)
+        Target(path, layer, kind)
+        for path, layer, kind in kinds
+        if kind is not None and not getattr(layer, "quantization_mode", None)
     ]
     for target in targets:
         if not target.layer.built:

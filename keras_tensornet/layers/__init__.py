@@ -73,6 +73,7 @@ from keras_tensornet.layers.recurrent import (
     FactorizedGRU,
     FactorizedLSTM,
 )
+from keras_tensornet.layers.reversible import FactorizedReversibleEmbedding
 from keras_tensornet.layers.tbasis import TBasis, TBasisConv2D, TBasisCores, TBasisDense
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "FactorizedLSTM",
     "FactorizedLSTMCell",
     "FactorizedMultiHeadAttention",
+    "FactorizedReversibleEmbedding",
     "HTConv1D",
     "HTConv2D",
     "HTConv3D",

@@ -69,9 +69,16 @@ def one_threshold(rank, energy, eps, energy_norm="frobenius") -> dict:
     return given
 
 
-def settings_of(layer, without: tuple[str, ...]) -> dict:
-    """A layer's arguments; functions as they are, since a lambda has no configuration."""
-    config = {key: value for key, value in layer.get_config().items() if key not in without}
+def settings_of(layer, without: tuple[str, ...], kind=None) -> dict:
+    """A layer's arguments; functions as they are, since a lambda has no configuration.
+
+    Args:
+        layer: whose settings are wanted.
+        without: arguments that are left out.
+        kind: a class of the layer: its arguments, not those that a subclass has added.
+    """
+    config = (kind or type(layer)).get_config(layer)
+    config = {key: value for key, value in config.items() if key not in without}
     config["dtype"] = layer.dtype_policy
     return config | {key: getattr(layer, key) for key in LIVE if key in config}
 

@@ -92,8 +92,19 @@ def declare(layer):
         if not composites.is_composite(one) or MARK in vars(one):
             continue
         if any(MARK in vars(inner) for _, inner in composites.descend(one)):
+            if one is not layer and not _says_how_it_is_built(one):
+                continue  # it cannot be serialised on its own, with or without replacements
             as_rewritten(one)
     return layer
+
+
+def _says_how_it_is_built(layer) -> bool:
+    try:
+        with as_written():
+            keras.saving.serialize_keras_object(layer)
+    except Exception:  # whatever a `get_config` that nobody has called before may raise
+        return False
+    return True
 
 
 def as_rewritten(layer) -> None:

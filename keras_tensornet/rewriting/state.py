@@ -55,6 +55,8 @@ def copy_own_state(source, target) -> None:
     _carry_saved(source, target)
     _assign(source, *(keras_internals.own_variables(layer) for layer in (source, target)))
     names = {name for name, _ in keras_internals.attributes(source)}
+    if isinstance(source, keras.Model):
+        names -= set(vars(target))  # its class has set them, to what fits the clone
     _copy_attributes(source, target, names)
     if source.built and callable(getattr(target, "finalize_state", None)):
         target.finalize_state()
@@ -215,6 +217,13 @@ def _same(first, second) -> bool:
 def _copied(value):
     if ops.is_tensor(value):
         return ops.copy(value)
-    if isinstance(value, (dict, list)):
-        return keras.tree.map_structure(_copied, copy.copy(value))
+    # Plain containers: those that Keras tracks hold on to the layer that they belong to.
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_copied(one) for one in value]
+    if isinstance(value, (set, frozenset)):
+        return {_copied(one) for one in value}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_copied(one) for one in value)
     return copy.deepcopy(value)

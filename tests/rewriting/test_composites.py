@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_tensornet.compression import compress_model
-from keras_tensornet.compression.kinds import KINDS
+from keras_tensornet.compression.kinds import kind_of
 from keras_tensornet.rewriting.walker import rewrite_model, walk_layers
 from tests.rewriting.objects import OBJECTS, data
 
@@ -38,7 +38,7 @@ def test_the_walk_reaches_every_layer_that_keras_tracks(model):
     paths = [path for path, _ in walk_layers(model)]
     assert len(paths) == len(set(paths))
     for layer in model._flatten_layers():
-        if type(layer) in KINDS:
+        if kind_of(layer):
             assert id(layer) in walked, layer.path
 
 
