@@ -18,6 +18,7 @@ from keras_tensornet.compression.planning import calibrated_subjects, plan_with_
 from keras_tensornet.compression.plans import CompressionPlan
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.recovery import RecoverySettings, check_recovery, recovered
+from keras_tensornet.compression.sequential import fit_in_sequence
 from keras_tensornet.decompositions.shares import energy_share
 from keras_tensornet.rewriting.walker import rewrite_model
 
@@ -39,6 +40,7 @@ def compress_model(
     overrides: Mapping[str, Mapping | None] | None = None,
     calibration_data=None,
     sensitivity: bool = True,
+    sequential: bool = True,
     plan: CompressionPlan | None = None,
     recover: bool | RecoverySettings = True,
     progress: Progress = None,
@@ -57,6 +59,9 @@ def compress_model(
 
     Args:
         model: a built Sequential or Functional model.
+        sequential: with calibration data, fit the cores of later layers once more to the inputs
+            that the compressed network gives them, so that errors do not add up; False leaves
+            each layer on its own.
         plan: made by `plan_compression` for this model, perhaps edited.
         recover: whether to do that training, where there is `calibration_data`, or the
             `RecoverySettings` to do it with. It never leaves the model worse on examples that are
@@ -111,6 +116,9 @@ def compress_model(
     else:
         _refuse_both(given | {"include": include, "exclude": exclude, "overrides": overrides})
         found = _carry_out(model, plan, calibration_data, progress)
+    if sequential and calibration_data is not None:
+        inputs = calibration_inputs(calibration_data)
+        found = fit_in_sequence(model, found, inputs, reporter(progress, len(found)))
     result = build_compressed(model, found)
     if calibration_data is not None:
         inputs = calibration_inputs(calibration_data)

@@ -59,7 +59,7 @@ def patch_moments(
 
 
 def _recorded(model, layers, data: Batches, recorder: Recorder) -> Recorder:
-    with _unchanged(model), listening(recorder, layers):
+    with unchanged(model), listening(recorder, layers):
         for batch in data.inputs():
             recorder.start(batch)
             model(batch, training=False)
@@ -69,7 +69,7 @@ def _recorded(model, layers, data: Batches, recorder: Recorder) -> Recorder:
 
 
 @contextmanager
-def _unchanged(model) -> Iterator[None]:
+def unchanged(model) -> Iterator[None]:
     """Put back what a call of the model changes, such as the states of stateful layers."""
     # Keras does not count the states of recurrent layers among a model's variables.
     states = [getattr(layer, "states", None) or [] for _, layer in walk_layers(model)]

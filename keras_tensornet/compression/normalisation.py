@@ -7,6 +7,8 @@ batches repairs that without any training.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import keras
 
 from keras_tensornet.reading import read_inputs
@@ -55,22 +57,30 @@ def reestimate_batch_norm(model: keras.Model, data, batch_size: int = BATCH) -> 
     result = rewrite_model(model, lambda layer, path: None)
     if not normalisations(result):
         return result
-    quiet = rewrite_model(result, _without_noise)
+    quiet = rewrite_model(result, without_noise)
+    take_statistics(quiet, read_inputs(model, data, batch_size).inputs())
     layers = [layer for _, layer in normalisations(quiet)]
-    seen = 0
-    for batch in read_inputs(model, data, batch_size).inputs():
-        size = len(keras.tree.flatten(batch)[0])
-        for layer in layers:
-            layer.momentum = seen / (seen + size)  # a running mean over all examples
-        quiet(batch, training=True)
-        seen += size
     for (_, target), source in zip(normalisations(result), layers, strict=True):
         target.moving_mean.assign(source.moving_mean)
         target.moving_variance.assign(source.moving_variance)
     return result
 
 
-def _without_noise(layer, path: str):
+def take_statistics(model: keras.Model, batches: Iterable) -> None:
+    """Give the batch normalisations of a model without noise the statistics of some batches."""
+    layers, seen = [layer for _, layer in normalisations(model)], 0
+    if not layers:
+        return
+    for batch in batches:
+        size = len(keras.tree.flatten(batch)[0])
+        for layer in layers:
+            layer.momentum = seen / (seen + size)  # a running mean over all examples
+        model(batch, training=True)
+        seen += size
+
+
+def without_noise(layer, path: str):
+    """For `rewrite_model`: nothing in place of layers that are noise in training mode."""
     if isinstance(layer, NOISE):
         return keras.layers.Identity(name=layer.name)
     return None

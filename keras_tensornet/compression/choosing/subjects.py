@@ -229,7 +229,9 @@ class Subject:
         """What the bias has to gain so that the output keeps its mean: mean^T (W - V)."""
         if getattr(self.target.layer, "bias", None) is None:
             return None
-        return self.mean_lost(_merged(candidate.network, candidate.form.modes, candidate.cores))
+        return self.mean_lost(
+            merged_kernel(candidate.network, candidate.form.modes, candidate.cores)
+        )
 
     def mean_lost(self, kernel: np.ndarray) -> np.ndarray | None:
         """What another kernel takes from the mean of the outputs: mean^T (W - V), (outputs,).
@@ -301,9 +303,10 @@ class Subject:
     def _error(self, form: Form, network: Network, cores: list) -> float:
         if self.metric is not None:
             return weighted_error(self.kernel, network, form.modes, self.metric, cores)
-        return relative_error(_merged(network, form.modes, cores), self.kernel)
+        return relative_error(merged_kernel(network, form.modes, cores), self.kernel)
 
 
-def _merged(network: Network, modes: KernelModes, cores) -> np.ndarray:
+def merged_kernel(network: Network, modes: KernelModes, cores) -> np.ndarray:
+    """The dense kernel in Keras layout of some cores, in float64."""
     wide = [np.asarray(core, dtype="float64") for core in cores]
     return to_keras_layout(kernel_plan(network).run(wide, np), modes, np)
