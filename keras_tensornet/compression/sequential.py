@@ -62,10 +62,12 @@ def fit_in_sequence(
     batches = _cut(data.first(INPUTS).x)
     copy = rewrite_model(model, without_noise)
     twins = dict(walk_layers(copy))
-    followed = [path for path in _order(model, found, batches[0]) if path in twins]
+    geometry_of = _geometries(model, found, batches[0])
+    followed = [path for path in geometry_of if path in twins]
     result = dict(found)
     for number, wave in enumerate(_waves(followed)):
-        pairs = _pairs(model, copy, wave, twins, batches) if number else {}
+        geometries = {path: geometry_of[path] for path in wave}
+        pairs = _pairs(model, copy, geometries, twins, batches) if number else {}
         jobs = [(*found[path], pairs.get(path)) for path in wave]
         for (subject, _, _), kept in decompose_each(jobs, lambda job: _fitted(*job)):
             result[subject.path] = kept
@@ -197,10 +199,11 @@ class _Keeper(Recorder):
         self.patches[event] = geometry.patches(inputs, self._mask(geometry, inputs, mask))
 
 
-def _pairs(model, copy, wave: Sequence[str], twins: Mapping, batches: list) -> dict[str, Pairs]:
+def _pairs(
+    model, copy, geometries: Mapping[str, Geometry], twins: Mapping, batches: list
+) -> dict[str, Pairs]:
     """Moments of the layers of one wave, both networks run on every batch."""
     ours = dict(walk_layers(model))
-    geometries = {path: Geometry(ours[path]) for path in wave}
     here = {path: (ours[path], geometry, False) for path, geometry in geometries.items()}
     there = {path: (twins[path], geometry, False) for path, geometry in geometries.items()}
     found = {
@@ -222,17 +225,18 @@ def _pairs(model, copy, wave: Sequence[str], twins: Mapping, batches: list) -> d
     return found
 
 
-def _order(model, found: Found, batch) -> list[str]:
-    """Paths of calibrated layers in the order in which they run."""
+def _geometries(model, found: Found, batch) -> dict[str, Geometry]:
+    """`path -> geometry` of calibrated layers, in the order in which they run."""
     layers = {}
     for path, (subject, _) in found.items():
-        if subject.metric is not None:
-            layers[path] = subject.target.layer, Geometry(subject.target.layer), False
+        geometry = subject.target.kind.geometry(subject.target.layer)
+        if subject.metric is not None and geometry is not None:
+            layers[path] = subject.target.layer, geometry, False
     keeper = _Keeper()
     with unchanged(model), listening(keeper, layers):
         keeper.start(batch)
         model(keras.tree.map_structure(lambda leaf: leaf[:1], batch), training=False)
-    return [path for path, call in keeper.patches if call == 0]
+    return {path: layers[path][1] for path, call in keeper.patches if call == 0}
 
 
 def _waves(paths: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -247,7 +251,7 @@ def _put(layer, subject: Subject, candidate: Candidate) -> None:
     shift = subject.bias_shift(candidate)
     if shift is not None:
         layer.bias.assign(ops.convert_to_numpy(layer.bias) + shift.reshape(layer.bias.shape))
-    variable = subject.target.row.kernel(layer)
+    variable = subject.target.kind.kernel(layer)
     variable.assign(kernel.reshape(variable.shape))
 
 
