@@ -78,21 +78,9 @@ def unrolled(model: keras.Model, given: keras.Model) -> keras.Model:
     Args:
         model: in its form; changed in place unless it is the given one.
         given: what was to be exported; it stays as it was.
-
-    Raises:
-        ValueError: if the length of a sequence is not known.
     """
-    loops = [layer for layer in recurrent_layers(model) if not layer.unroll]
-    if not loops:
+    if all(layer.unroll for layer in recurrent_layers(model)):
         return model
-    for layer in loops:
-        lengths = {shape[1] for shape in _sequence_shapes(layer)}
-        if None in lengths:
-            raise ValueError(
-                "LiteRT's plain interpreter has no loops, so recurrent layers are unrolled, and "
-                f"the length of the sequences of layer '{layer.name}' is not known. Give the "
-                "model's input a length, keras.Input((length, ...)), or use another format."
-            )
     if model is given:
         model = rewrite_model(model, lambda layer, path: None)
     for layer in recurrent_layers(model):
@@ -104,12 +92,6 @@ def recurrent_layers(model: keras.Model) -> list:
     """All recurrent layers of a model, those inside wrappers too."""
     layers = model._flatten_layers(include_self=False)
     return [layer for layer in layers if isinstance(layer, keras.layers.RNN)]
-
-
-def _sequence_shapes(layer) -> list:
-    """The shapes of the sequences that a recurrent layer was built for."""
-    shapes = (layer.get_build_config() or {}).values()
-    return [shape for shape in shapes if isinstance(shape, (list, tuple)) and len(shape) > 2]
 
 
 def needs_package(model: keras.Model) -> bool:

@@ -63,17 +63,20 @@ def write_litert(model, temporary: Path, quantize: str | None, calibration) -> N
         temporary: path of the file.
         quantize: None, "float16" (weights) or "int8" (weights and, with data, activations).
         calibration: inputs by name that give the ranges of activations, or None.
+
+    Raises:
+        ValueError: if a recurrent layer's sequences are of unknown length, so that it cannot be
+            unrolled.
     """
     import tensorflow as tf
 
     signature = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in input_specs(model)]
     holder = tf.Module()
     holder.serve = tf.function(_constant(model), input_signature=signature)
+    function = _traced(holder.serve, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        converter = tf.lite.TFLiteConverter.from_concrete_functions(
-            [holder.serve.get_concrete_function()], holder
-        )
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -189,6 +192,22 @@ def quantized_keras(model: keras.Model) -> keras.Model:
         )
     model.quantize("int8")
     return model
+
+
+def _traced(serve, model):
+    """The concrete function, whose recurrent layers are unrolled."""
+    try:
+        return serve.get_concrete_function()
+    except ValueError as error:
+        if not any(words in str(error) for words in ("Unrolling requires", "Cannot unroll")):
+            raise
+        layers = model._flatten_layers(include_self=False)
+        names = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN)]
+        raise ValueError(
+            "LiteRT's plain interpreter has no loops, so recurrent layers are unrolled, and the "
+            f"length of their sequences is not known. Received: layers {', '.join(names)}. Give "
+            "the model's input a length, keras.Input((length, ...)), or use another format."
+        ) from error
 
 
 def _constant(model) -> Callable:
