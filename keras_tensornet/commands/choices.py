@@ -34,7 +34,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     rule.add_argument("--share", type=float, metavar="S", help="share kept of each layer")
     rule.add_argument("--params", type=float, metavar="S", help="share of the model's parameters")
     rule.add_argument("--flops", type=float, metavar="S", help="share of the layers' FLOPs")
-    rule.add_argument("--latency", type=float, metavar="S", help="share of the predicted time")
+    rule.add_argument("--latency", type=float, metavar="S", help="share of the latency, measured")
     rule.add_argument("--vbmf", action="store_true", help="variational Bayes")
     layers = parser.add_argument_group("which layers")
     layers.add_argument(

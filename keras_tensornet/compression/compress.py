@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import keras
-from keras import ops
 
 from keras_tensornet import formats
+from keras_tensornet.compression.building import build_compressed
 from keras_tensornet.compression.calibration import calibration_inputs, readable
 from keras_tensornet.compression.choosing import rules
 from keras_tensornet.compression.choosing.selection import decompose_each
-from keras_tensornet.compression.choosing.subjects import Candidate, Subject
-from keras_tensornet.compression.kinds import factorized_layer, find_targets
+from keras_tensornet.compression.kinds import find_targets
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
 from keras_tensornet.compression.planning import calibrated_subjects, plan_with_cores
 from keras_tensornet.compression.plans import CompressionPlan
@@ -20,7 +19,6 @@ from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.recovery import RecoverySettings, check_recovery, recovered
 from keras_tensornet.compression.sequential import fit_in_sequence
 from keras_tensornet.decompositions.shares import energy_share
-from keras_tensornet.rewriting.walker import rewrite_model
 
 
 def compress_model(
@@ -126,28 +124,6 @@ def compress_model(
         if found and recover is not False:
             result = recovered(model, result, inputs, recover, progress)
     return result
-
-
-def build_compressed(
-    model: keras.Model, found: Mapping[str, tuple[Subject, Candidate]]
-) -> keras.Model:
-    """The model with the layers that were decomposed replaced."""
-
-    def replace(layer, path):
-        if path not in found:
-            return None
-        subject, candidate = found[path]
-        form = candidate.form
-        result = factorized_layer(
-            subject.target, form.format, candidate.rank, candidate.cores, dict(form.arguments)
-        )
-        shift = subject.bias_shift(candidate)
-        if shift is not None:
-            bias = ops.convert_to_numpy(result.bias)
-            result.bias.assign(bias + shift.reshape(bias.shape))
-        return result
-
-    return rewrite_model(model, replace)
 
 
 def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progress) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -22,6 +22,7 @@ from keras_tensornet.compression.choosing.subjects import Subject
 from keras_tensornet.compression.kinds import Target, find_targets, left_out
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
 from keras_tensornet.compression.progress import Progress, reporter
+from keras_tensornet.compression.timing import keep_latency
 from keras_tensornet.decompositions.shares import NuclearShare, energy_share, refuse_nuclear
 
 
@@ -62,8 +63,9 @@ def plan_compression(
             sum of their noise-to-signal ratios, e / (1 - e) for a squared relative error e, is
             least.
         flops: the same for the FLOPs of one example, of the layers in the table.
-        latency: the same for the time that contraction plans predict for a batch of 32, of the
-            layers in the table. It is a prediction of ratios, not a measurement.
+        latency: share of the whole model's latency to keep, for a batch of 32, frozen: plans are
+            made by prediction, measured on this machine beside the dense model, and corrected until
+            the measured share is met within 5 %. The plan's settings say what was measured.
         vbmf: ranks by variational Bayesian matrix factorization.
         multiple: round ranks to multiples of this (8 suits most hardware).
         include: only what matches is compressed: a layer's name, its path, a regular expression of
@@ -130,8 +132,11 @@ def plan_with_cores(
         reporter(progress, len(subjects) + len(shared)),
         weigher(model, calibration_data) if sensitivity else None,
     )
-    budget = _budget(model, rule, targets, subjects, overrides) if rule.is_budget else None
-    selection.run(subjects, budget)
+    budget_of = _budgets(model, rule, targets, subjects) if rule.is_budget else None
+    selection.run(subjects, budget_of(float(rule.value)) if budget_of else None)
+    settings = {"format": format, rule.name: rule.value, "multiple": rule.multiple}
+    if rule.name == "latency" and budget_of:
+        settings |= keep_latency(model, selection, float(rule.value), budget_of)
     reasons = {**dense, **selection.notes}
     by_path = {subject.path: subject for subject in subjects}
     plan = CompressionPlan(
@@ -141,8 +146,7 @@ def plan_with_cores(
         ),
         model_params=model.count_params(),
         measure="kernel" if calibration_data is None else "output",
-        settings={"format": format, rule.name: rule.value, "multiple": rule.multiple}
-        | ({"energy_norm": "nuclear"} if _is_nuclear(rule) else {}),
+        settings=settings | ({"energy_norm": "nuclear"} if _is_nuclear(rule) else {}),
     )
     return plan, selection
 
@@ -200,11 +204,12 @@ def layer_choice(
         flops=candidate.costs.flops,
         error=candidate.error,
         note=", ".join(note for note in notes if note),
+        merges=candidate.costs.merges,
     )
 
 
-def _budget(model, rule: Rule, targets, subjects: list[Subject], overrides) -> float:
-    """What the chosen layers may cost together, so that the share holds for the whole."""
+def _budgets(model, rule: Rule, targets, subjects: list[Subject]) -> Callable[[float], float]:
+    """Share -> what the chosen layers may cost together, so that it holds for the whole."""
     chosen = {subject.path for subject in subjects}
     if rule.name == "params":
         total = model.count_params()
@@ -213,14 +218,18 @@ def _budget(model, rule: Rule, targets, subjects: list[Subject], overrides) -> f
         everything = [Subject(target) for target in targets if target.path not in chosen]
         fixed = sum(budgets.cost(subject.dense_costs(), rule.name) for subject in everything)
         total = fixed + sum(budgets.cost(s.dense_costs(), rule.name) for s in subjects)
-    left = rule.value * total - fixed
-    if left <= 0:
-        raise ValueError(
-            f"A budget of {rule.name}={rule.value} is below what stays dense, "
-            f"{fixed / total:.3f} of the {rule.name}. Raise the budget, or take more layers in "
-            "with `exclude=()`."
-        )
-    return left
+
+    def budget_of(share: float) -> float:
+        left = share * total - fixed
+        if left <= 0:
+            raise ValueError(
+                f"A budget of {rule.name}={share:.4g} is below what stays dense, "
+                f"{fixed / total:.3f} of the {rule.name}. Raise the budget, or take more layers in "
+                "with `exclude=()`."
+            )
+        return left
+
+    return budget_of
 
 
 def _check_format(format: str, rule: Rule) -> None:

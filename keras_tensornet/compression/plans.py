@@ -15,6 +15,7 @@ from keras_tensornet.formats import Rank
 from keras_tensornet.wording import parameters
 
 VERSION = 1
+MERGES = "smaller, not faster: merged when frozen"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class LayerChoice:
         dense_flops, flops: floating-point operations for one example before and after; None where
             they are not known.
         error: relative error, see the plan's `measure`; None where it is not known yet.
-        note: why the layer stays dense.
+        note: why the layer stays dense, or what is to be said of its decomposition.
+        merges: whether the layer runs its merged kernel once it is frozen, because its cores are
+            predicted to be no faster: it is smaller then, and as fast as the dense layer.
     """
 
     path: str
@@ -49,6 +52,7 @@ class LayerChoice:
     flops: int | None
     error: float | None
     note: str = ""
+    merges: bool = False
 
     @property
     def share(self) -> float | None:
@@ -149,6 +153,7 @@ class CompressionPlan:
             flops=None,
             error=None,
             note="",
+            merges=False,
         )
         return self._with(changed)
 
@@ -166,6 +171,7 @@ class CompressionPlan:
                 flops=choice.dense_flops,
                 error=0.0,
                 note=note,
+                merges=False,
             )
         )
 
@@ -219,7 +225,10 @@ def plan_table(plan: CompressionPlan) -> str:
             cell.ljust(width) if column in left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        note = f"  {choice.note}" if choice is not None and choice.note else ""
+        note = "" if choice is None else choice.note
+        if choice is not None and choice.merges:
+            note = ", ".join(part for part in (note, MERGES) if part)
+        note = f"  {note}" if note else ""
         lines.append(("  ".join(cells) + note).rstrip())
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     before, after = plan.flops
@@ -231,6 +240,9 @@ def plan_table(plan: CompressionPlan) -> str:
         f"FLOPs of these layers for one example: {before:,} -> {after:,}",
         f"error: relative, of each layer's {plan.measure}",
     ]
+    if "measured" in plan.settings:
+        share, how = plan.settings["measured"], plan.settings["conditions"]
+        lines.append(f"latency: {share} of the dense model's, measured ({how})")
     return "\n".join(lines)
 
 

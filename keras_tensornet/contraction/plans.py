@@ -33,6 +33,9 @@ CHAIN = re.compile(r"\d+(,\d+)*:[a-z]+( \| \d+(,\d+)*:[a-z]+)*")
 # Chains kept for exact preparation, and visits of each set of absorbed cores in the search.
 CHAINS = 8
 VISITS = 3
+# Predictions err by a fifth: a chain must be predicted to take less than this share of the dense
+# operation before a layer whose kernel is merged beforehand computes it instead.
+SURE = 0.8
 # Networks with more cores or more groups than this are searched over neighbouring cores only.
 MOST_CORES = 12
 MOST_GROUPS = 700
@@ -103,7 +106,8 @@ def make_plan(
         network: the cores.
         workload: batch and spatial sizes, forward or training.
         implementation: "reconstructed" merges the dense kernel; "factorized" does not; "auto"
-            takes the faster; or a chain of stages as `Plan.describe` writes it.
+            takes the faster, and with kernels merged beforehand a chain only if it is surely
+            faster than the dense operation; or a chain of stages as `Plan.describe` writes it.
         machine: rates for the prediction.
 
     Raises:
@@ -113,8 +117,12 @@ def make_plan(
         return _plan_of_chain(StageContext(network, workload, machine), implementation)
     plans = candidate_plans(network, workload, machine)
     allowed = [plan for plan in plans if implementation in ("auto", plan.implementation)] or plans
+    chosen = allowed[0]
+    if implementation == "auto" and workload.merged:
+        dense = next(plan for plan in plans if plan.implementation == "reconstructed")
+        chosen = chosen if chosen.seconds < SURE * dense.seconds else dense
     listed = tuple((plan.describe(), plan.seconds) for plan in plans)
-    return replace(allowed[0], candidates=listed)
+    return replace(chosen, candidates=listed)
 
 
 @lru_cache(maxsize=1024)

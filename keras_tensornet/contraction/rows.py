@@ -18,6 +18,7 @@ from keras_tensornet import validation
 from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.merging import MergePlan, kernel_plan, merge_plan
 from keras_tensornet.contraction.orders import merge_order
+from keras_tensornet.contraction.plans import SURE
 from keras_tensornet.contraction.stages import Workload
 from keras_tensornet.networks import Labels, Network
 
@@ -142,6 +143,8 @@ def row_plan(
     }
     listed = sorted(((name, cost[0]) for name, cost in costs.items()), key=lambda pair: pair[1])
     chosen = listed[0][0] if implementation == "auto" else implementation
+    if implementation == "auto" and workload.merged and listed[0][1] >= SURE * listed[1][1]:
+        chosen = "reconstructed"
     return RowPlan(chosen, gathers, unknown, workload, *costs[chosen], tuple(listed))
 
 

@@ -159,3 +159,17 @@ def test_frozen_plans_count_merging_as_free():
     assert merged.implementation == "reconstructed"
     assert merged.flops == 2 * 64 * 64
     assert live.flops > merged.flops
+
+
+@pytest.mark.parametrize("rank", [2, 4, 8, 16])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_a_frozen_chain_is_surely_faster_than_the_dense_operation(rank, batch):
+    layer = layers.TRConv2D(16, kernel_size=3, rank=rank, padding="same")
+    layer.build((None, 32, 32, 16))
+    plan = layer.plan_for(batch, merged=True)
+    dense = layer._make_plan(plan.workload, "reconstructed")
+    if plan.implementation == "factorized":
+        assert plan.seconds < 0.8 * dense.seconds
+    else:
+        assert plan.seconds == dense.seconds
+        assert min(seconds for _, seconds in plan.candidates) >= 0.8 * dense.seconds

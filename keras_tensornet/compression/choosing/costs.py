@@ -22,11 +22,14 @@ class Costs:
             an add count as two.
         seconds: time of a batch of `BATCH` as the contraction plans predict it, kernels merged
             beforehand. Only ratios mean something.
+        merges: whether that fastest plan is the dense operation on the merged kernel, so that the
+            layer is smaller than its dense twin but, frozen, no faster; it is never slower.
     """
 
     params: int
     flops: int = 0
     seconds: float = 0.0
+    merges: bool = False
 
     @classmethod
     def of(cls, network: Network, workload: Workload | None) -> Costs:
@@ -35,7 +38,8 @@ class Costs:
             return cls(network.num_params)
         factorized = make_plan(network, workload, "factorized")
         fastest = make_plan(network, workload, "auto")
-        return cls(network.num_params, factorized.flops // BATCH, fastest.seconds)
+        merges = fastest.implementation == "reconstructed"
+        return cls(network.num_params, factorized.flops // BATCH, fastest.seconds, merges)
 
     @classmethod
     def of_dense(cls, network: Network, params: int, workload: Workload) -> Costs:

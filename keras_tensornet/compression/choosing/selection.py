@@ -50,6 +50,9 @@ class Selection:
         self.notes: dict[str, str] = {}
         self.remarks: dict[str, str] = {}
         self.calibrated = False
+        # The layers that share a budget with their options, and what the others take of it.
+        self.shared: tuple[list[Subject], list] = ([], [])
+        self.reserved = 0.0
 
     def run(self, subjects: list[Subject], budget: float | None) -> Selection:
         """Decompose all subjects.
@@ -72,7 +75,9 @@ class Selection:
             shared = [subject for subject in ready if subject.path not in self.overrides]
             if self.weigh is not None:
                 self.weigh(shared)
-            self._by_budget(shared, forms, self._left(subjects, shared, budget))
+            self._try_options(shared, forms)
+            self.reserved = budget - self._left(subjects, shared, budget)
+            self.spend(budget)
         return self
 
     def _forms(self, subject: Subject) -> list[Form]:
@@ -136,7 +141,8 @@ class Selection:
             return best
         return subject.decompose(option.form, rank=option.rank)
 
-    def _by_budget(self, subjects: list[Subject], forms: dict, budget: float) -> None:
+    def _try_options(self, subjects: list[Subject], forms: dict) -> None:
+        """What each of the layers that share the budget may become, and what that costs."""
         name = self.rule.name
         options = [
             layer
@@ -147,7 +153,20 @@ class Selection:
                 ),
             )
         ]
+        self.shared = (subjects, options)
+
+    def spend(self, budget: float) -> None:
+        """Choose for the layers that share the budget; may be called again with another one.
+
+        Raises:
+            ValueError: if it is below what the smallest ranks cost; nothing is chosen then.
+        """
+        subjects, options = self.shared
+        budget -= self.reserved
         chosen = self._spend(subjects, options, budget)
+        for subject in subjects:
+            for kept in (self.found, self.notes, self.remarks):
+                kept.pop(subject.path, None)
         found = self._decomposed(subjects, chosen)
         better = self._not_worse(subjects, chosen, found)
         if better != chosen:

@@ -1,0 +1,88 @@
+"""Budgets in time: measured, corrected, kept or refused with what can be reached."""
+
+import keras
+import pytest
+from keras import layers
+
+from keras_tensornet.compression import compress_model, plan_compression, timing
+from keras_tensornet.contraction import make_plan
+from tests.compression.test_compress import convnet
+
+
+def predicted_share(dense, small):
+    """In the place of a measurement: what plans of layers predict, and a tenth for the rest."""
+
+    def seconds(layer, implementation):
+        workload = layer.workload((32, 32, 32, 64), merged=True)
+        return make_plan(layer.network, workload, implementation).seconds
+
+    factorized = compress_model(dense, rank=1, exclude=()).layers[1:]
+    before = sum(seconds(layer, "reconstructed") for layer in factorized)
+    after = sum(
+        seconds(layer, "auto") if isinstance(layer, type(twin)) else seconds(twin, "reconstructed")
+        for twin, layer in zip(factorized, small.layers[1:], strict=True)
+    )
+    return 0.1 + 0.9 * after / before, "predicted"
+
+
+def two_convolutions():
+    inputs = layers.Input((32, 32, 64))
+    x = layers.Conv2D(64, 3, padding="same", name="first")(inputs)
+    return keras.Model(inputs, layers.Conv2D(64, 3, padding="same", name="second")(x))
+
+
+@pytest.mark.parametrize("share", [0.75, 0.5])
+def test_a_latency_budget_is_kept_by_measuring(share, monkeypatch):
+    monkeypatch.setattr(timing, "measured_share", predicted_share)
+    model = two_convolutions()
+    plan = plan_compression(model, latency=share, exclude=())
+    measured = predicted_share(model, compress_model(model, plan=plan))[0]
+    assert plan.settings["measured"] == round(measured, 3)
+    # With a tenth of the time outside of the layers, prediction alone would be above the share.
+    assert measured <= 1.05 * share
+    assert f"latency: {plan.settings['measured']} of the dense model's, measured" in str(plan)
+
+
+def test_a_latency_that_cannot_be_kept_says_what_can(monkeypatch):
+    monkeypatch.setattr(timing, "measured_share", lambda dense, small: (0.9, "a slow machine"))
+    with pytest.raises(ValueError, match=r"fastest takes 0.90 .*\(a slow machine, batch of 32\)"):
+        plan_compression(two_convolutions(), latency=0.7, exclude=())
+
+
+def test_the_share_to_try_next_lies_on_the_line():
+    # measured = 0.4 + 0.6 predicted
+    assert timing.next_share([(0.5, 0.7)], 0.55) == pytest.approx(0.25)
+    assert timing.next_share([(0.5, 0.7), (0.25, 0.55)], 0.58) == pytest.approx(0.3)
+    assert 0.25 <= timing.next_share([(0.5, 1.2)], 0.55) < 0.5  # a slower one: go on down
+    assert timing.next_share([(0.5, 0.3)], 0.65) == pytest.approx(0.75)
+
+
+def test_layers_that_are_only_smaller_say_so():
+    inputs = layers.Input((2, 2, 16))
+    model = keras.Model(inputs, layers.Conv2D(16, 3, padding="same", name="small")(inputs))
+    plan = plan_compression(model, rank=4, exclude=())
+    assert plan["small"].merges and "smaller, not faster: merged when frozen" in str(plan)
+    (layer,) = compress_model(model, plan=plan).layers[1:]
+    layer.freeze(32)
+    assert layer.plan.implementation == "reconstructed"
+    fast = plan_compression(two_convolutions(), rank=4, exclude=())
+    assert not any(choice.merges for choice in fast) and "merged when frozen" not in str(fast)
+
+
+def test_a_latency_budget_is_met_or_refused(monkeypatch):
+    monkeypatch.setattr(timing, "measured_share", lambda dense, small: (0.8, "as asked"))
+    model = two_convolutions()
+    plan = plan_compression(model, latency=0.8, exclude=())
+    assert any(choice.format for choice in plan)
+    # As the factorized layers themselves predict it, for the same batch.
+    everything = compress_model(model, rank=1, exclude=()).layers[1:]
+    before = after = 0.0
+    for dense, layer in zip(everything, compress_model(model, plan=plan).layers[1:], strict=True):
+        workload = dense.workload((32, 32, 32, 64), merged=True)
+        seconds = make_plan(dense.network, workload, "reconstructed").seconds
+        before += seconds
+        factorized = isinstance(layer, type(dense))
+        after += make_plan(layer.network, workload, "auto").seconds if factorized else seconds
+    assert after <= 0.8 * before
+    with pytest.raises(ValueError, match=r"budget of `latency` is below"):
+        plan_compression(convnet(), latency=0.6)
