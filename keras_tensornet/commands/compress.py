@@ -28,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan", type=Path, metavar="PLAN.json", help="carry this plan out instead of making one"
     )
     parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="D",
+        help="instead of a rule: the smallest model that loses no more accuracy than this on "
+        "--data, or that decides otherwise on no larger share of --calibration",
+    )
+    parser.add_argument(
         "--no-recover",
         action="store_true",
         help="with --calibration: do not train on it towards the dense model's outputs",
@@ -57,6 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     _check_outputs(arguments)
     settings = _settings(arguments)
     data = _data(arguments.data)
+    if arguments.max_drop is not None:
+        settings |= {"max_drop": arguments.max_drop, "validation_data": data}
     model = load(arguments.model)
     from keras_tensornet.compression import compress_model
     from keras_tensornet.reports import measures
@@ -71,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         save = small.save if arguments.keep_optimizer else partial(save_for_inference, small)
         write_whole(arguments.output, save)
     except (TypeError, ValueError, OSError, ImportError) as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(str(error).partition("\n")[0]) from error
     plain = measures.file_bytes(model)  # without an optimizer, as the small file
     done = {
         "output": str(arguments.output),
@@ -84,6 +93,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(done))
         return
+    if hasattr(small, "search"):
+        print(small.search)
     print(
         f"{done['output']}: {done['dense_params']:,} -> {done['params']:,} parameters "
         f"({parameters(done['dense_params'], done['params'])}), "

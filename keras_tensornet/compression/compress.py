@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import keras
 
 from keras_tensornet import formats
 from keras_tensornet.compression.building import build_compressed
-from keras_tensornet.compression.calibration import calibration_inputs, readable
+from keras_tensornet.compression.calibration import (
+    Calibration,
+    calibrate,
+    calibration_inputs,
+    readable,
+)
 from keras_tensornet.compression.choosing import rules
 from keras_tensornet.compression.choosing.selection import decompose_each
 from keras_tensornet.compression.kinds import find_targets
@@ -18,6 +24,7 @@ from keras_tensornet.compression.plans import CompressionPlan
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.recovery import RecoverySettings, check_recovery, recovered
 from keras_tensornet.compression.sequential import fit_in_sequence
+from keras_tensornet.compression.smallest import check_max_drop, drop_of, find_smallest
 from keras_tensornet.decompositions.shares import energy_share
 
 
@@ -41,6 +48,8 @@ def compress_model(
     sequential: bool = True,
     plan: CompressionPlan | None = None,
     recover: bool | RecoverySettings = True,
+    max_drop: float | None = None,
+    validation_data=None,
     progress: Progress = None,
     energy_norm: str = "frobenius",
 ) -> keras.Model:
@@ -64,6 +73,13 @@ def compress_model(
         recover: whether to do that training, where there is `calibration_data`, or the
             `RecoverySettings` to do it with. It never leaves the model worse on examples that are
             held out.
+        max_drop: instead of a rule: the smallest model that loses no more than this on
+            `validation_data`, found in at most ten trials. `model.search` has their table.
+        validation_data: what the loss is measured on. `(inputs, labels)`, in any form that `fit`
+            takes: accuracy. Inputs alone: the share of decisions that differ from the dense
+            model's, or where outputs are no classes their relative error; a fifth of the
+            calibration data where nothing is given. Or a function `model -> score`, of which more
+            is better.
         **: the other arguments as in `plan_compression`.
 
     Returns:
@@ -96,6 +112,14 @@ def compress_model(
     }
     given["energy"] = energy_share(energy, energy_norm)
     check_recovery(recover, calibration_data)
+    if max_drop is not None:
+        _refuse(given | {"plan": plan}, "`max_drop` chooses the size", "max_drop")
+        smallest = {"format": format, "multiple": multiple, "include": include, "exclude": exclude}
+        smallest |= {"overrides": overrides, "sensitivity": sensitivity, "sequential": sequential}
+        smallest |= {"progress": progress, "energy_norm": energy_norm}
+        return _smallest(model, calibration_data, validation_data, max_drop, recover, smallest)
+    if validation_data is not None:
+        raise ValueError("`validation_data` is for `max_drop`, which is not given.")
     calibration_data = readable(model, calibration_data)
     if plan is None:
         rule = rules.read_rules(given, multiple)
@@ -112,7 +136,8 @@ def compress_model(
         )
         found = selection.found
     else:
-        _refuse_both(given | {"include": include, "exclude": exclude, "overrides": overrides})
+        given |= {"include": include, "exclude": exclude, "overrides": overrides}
+        _refuse(given, "A `plan` says everything already", "plan")
         found = _carry_out(model, plan, calibration_data, progress)
     if sequential and calibration_data is not None:
         inputs = calibration_inputs(calibration_data)
@@ -124,6 +149,35 @@ def compress_model(
         if found and recover is not False:
             result = recovered(model, result, inputs, recover, progress)
     return result
+
+
+def _smallest(model, calibration_data, validation_data, max_drop, recover, arguments: dict):
+    """The smallest model that keeps what it must; see `find_smallest`."""
+    check_max_drop(max_drop)
+    if validation_data is None:
+        if calibration_data is None or isinstance(calibration_data, Calibration):
+            raise ValueError(
+                "`max_drop` needs something to measure on. Give `validation_data`, or "
+                "`calibration_data` as inputs, a fifth of which is then kept for that."
+            )
+        calibration_data, validation_data = readable(model, calibration_data).split(0.2, seed=0)
+    drop, measure = drop_of(model, validation_data)
+    known, improve = calibration_data, None
+    if known is not None:
+        if not isinstance(known, Calibration):
+            known = calibrate(model, known)
+        if recover is not False:
+            improve = functools.partial(_improved, model, known.data, recover)
+    compress = functools.partial(
+        compress_model, model, calibration_data=known, recover=False, **arguments
+    )
+    return find_smallest(
+        model, lambda share: compress(params=share), improve, drop, measure, max_drop
+    )
+
+
+def _improved(model, inputs, recover, small):
+    return recovered(model, small, inputs, recover, None)
 
 
 def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progress) -> dict:
@@ -156,10 +210,10 @@ def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progres
     return found
 
 
-def _refuse_both(given: Mapping) -> None:
-    extra = [name for name, value in given.items() if value is not None and value is not False]
+def _refuse(given: Mapping, why: str, name: str) -> None:
+    extra = [key for key, value in given.items() if value is not None and value is not False]
     if extra:
         raise ValueError(
-            "A `plan` says everything already; leave the other arguments out, or make a new plan "
-            f"with them. Received: plan and {', '.join(extra)}."
+            f"{why}; leave the other arguments out, or make a new plan with them. Received: "
+            f"{name} and {', '.join(extra)}."
         )

@@ -222,7 +222,7 @@ def _budgets(model, rule: Rule, targets, subjects: list[Subject]) -> Callable[[f
     def budget_of(share: float) -> float:
         left = share * total - fixed
         if left <= 0:
-            raise ValueError(
+            raise budgets.BudgetTooSmall(
                 f"A budget of {rule.name}={share:.4g} is below what stays dense, "
                 f"{fixed / total:.3f} of the {rule.name}. Raise the budget, or take more layers in "
                 "with `exclude=()`."

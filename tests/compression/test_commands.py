@@ -63,6 +63,7 @@ def test_compress_with_calibration_and_report(saved, capsys, tmp_path):
     code, out, err = run(
         capsys, "compress", saved, "-o", output, "--params", "0.6", "--report", report,
         "--calibration", tmp_path / "calibration.npy", "--data", tmp_path / "data.npz",
+        "--no-recover",
     )  # fmt: skip
     assert (code, err) == (0, "") and "fewer" in out
     assert "fewer parameters" in report.read_text()
@@ -72,9 +73,19 @@ def test_compress_with_calibration_and_report(saved, capsys, tmp_path):
     assert run(capsys, "compress", saved, "-o", output, "--rank", "1", "--force")[0] == 0
 
 
+def test_compress_finds_the_smallest_that_keeps_its_accuracy(saved, capsys, tmp_path):
+    np.savez(tmp_path / "data.npz", x=images(8), y=np.arange(8) % 4)
+    code, out, err = run(
+        capsys, "compress", saved, "-o", tmp_path / "small.keras", "--max-drop", "0.9", "--all",
+        "--data", tmp_path / "data.npz",
+    )  # fmt: skip
+    assert (code, err) == (0, "") and "<- smallest" in out and "fewer" in out
+
+
 BAD = [
     (["--rank", "2", "--energy", "0.5"], "exactly one of"),
     ([], "exactly one of"),
+    (["--rank", "2", "--max-drop", "0.1"], "`max_drop` chooses the size"),
     (["--energy", "2"], "energy"),
     (["--params", "0.001"], "below what stays dense"),
     (["--rank", "2", "--include", "nothing"], "'nothing'"),

@@ -37,6 +37,10 @@ SAME = 1e-6
 LEAST_KEPT = 1e-6
 
 
+class BudgetTooSmall(ValueError):
+    """A budget is below what the smallest ranks cost, or below what stays dense."""
+
+
 @dataclass(frozen=True)
 class Option:
     """What a layer may become.
@@ -99,7 +103,7 @@ def choose(
     ]
     least = sum(min(price for price, _ in layer) for layer in pairs)
     if least > total:
-        raise ValueError(
+        raise BudgetTooSmall(
             f"The budget of `{budget}` is below what the smallest ranks cost: {total:.4g} is left "
             f"for these layers, and they cost at least {least:.4g}. Raise the budget, or name "
             "another format."
