@@ -105,18 +105,27 @@ def make_plan(
     Args:
         network: the cores.
         workload: batch and spatial sizes, forward or training.
-        implementation: "reconstructed" merges the dense kernel; "factorized" does not; "auto"
+        implementation: "reconstructed" merges the dense kernel; "factorized" never does; "auto"
             takes the faster, and with kernels merged beforehand a chain only if it is surely
             faster than the dense operation; or a chain of stages as `Plan.describe` writes it.
         machine: rates for the prediction.
 
     Raises:
-        ValueError: for another implementation, or a chain that does not fit the network.
+        ValueError: for another implementation, a chain that does not fit the network, or
+            "factorized" where all cores have to be merged.
     """
     if implementation not in IMPLEMENTATIONS:
         return _plan_of_chain(StageContext(network, workload, machine), implementation)
     plans = candidate_plans(network, workload, machine)
-    allowed = [plan for plan in plans if implementation in ("auto", plan.implementation)] or plans
+    allowed = [plan for plan in plans if implementation in ("auto", plan.implementation)]
+    if not allowed and len(network.cores) == 1:
+        allowed = list(plans)  # the one core is the kernel, so that there is nothing to merge
+    if not allowed:
+        raise ValueError(
+            "With implementation='factorized' a kernel is never merged, and the cores of this "
+            f"network cannot be applied one after the other. Received: {network}. Use 'auto' or "
+            "'reconstructed', or a network each of whose spatial modes is in one core."
+        )
     chosen = allowed[0]
     if implementation == "auto" and workload.merged:
         dense = next(plan for plan in plans if plan.implementation == "reconstructed")

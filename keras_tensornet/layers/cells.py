@@ -25,6 +25,7 @@ from keras_tensornet.execution import run_matmul, stage_kernels
 from keras_tensornet.initializers import MergedVarianceScaling
 from keras_tensornet.kernels import FactorizedKernel
 from keras_tensornet.layers.common import FactorizedMethods
+from keras_tensornet.layers.implementation import FACTORIZED, choices
 from keras_tensornet.modes import KernelModes, balanced_modes, kernel_modes, resolve_modes
 from keras_tensornet.networks import clip_ranks
 from keras_tensornet.shapes import BATCH_HINT, rows_of
@@ -119,9 +120,8 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
             return None
         if self.network_argument is not None:
             raise ValueError(
-                "A `recurrent_rank` needs a `format`, which a layer with a `network` of its own "
-                f"does not have. Received: recurrent_rank={rank!r}. Leave the recurrent kernel "
-                "dense."
+                "A `recurrent_rank` needs a `format`, which a layer with its own `network` lacks. "
+                f"Received: recurrent_rank={rank!r}. Leave the recurrent kernel dense."
             )
         if isinstance(rank, (list, tuple)):
             return validation.int_tuple("recurrent_rank", rank)
@@ -222,10 +222,8 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
     @property
     def rank_holders(self) -> dict[str, FactorizedKernel]:
         """The kernels that are networks, by the argument that takes their ranks."""
-        holders = super().rank_holders
-        if self._recurrent_cores is not None:
-            holders["recurrent_rank"] = self._recurrent_cores
-        return holders
+        recurrent = self._recurrent_cores
+        return super().rank_holders | ({"recurrent_rank": recurrent} if recurrent else {})
 
     def get_initial_state(self, batch_size=None):
         """Zeros (batch, units), one for each state."""
@@ -277,6 +275,18 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         outputs = run_matmul(plan, inputs, kernels, self.network.size, self.modes)
         bias = self._input_bias()
         return outputs if bias is None else ops.add(outputs, ops.cast(bias, outputs.dtype))
+
+    def _check_chain(self) -> None:
+        super()._check_chain()
+        holder = self._recurrent_cores if self.built else None
+        if holder is None or FACTORIZED not in choices(self.implementation):
+            return
+        if holder.kernel_constraint is not None or self.recurrent_dropout:
+            raise ValueError(
+                "With implementation='factorized' no call merges a kernel; `recurrent_dropout` and "
+                "`recurrent_constraint` need it merged. Received: recurrent_dropout="
+                f"{self.recurrent_dropout} and {holder.kernel_constraint}. Use 'auto'."
+            )
 
     def _recurrence(self, input_shape: tuple, training: bool) -> Recurrence:
         """The recurrent kernel, merged as far as pays, since it is merged once per sequence."""

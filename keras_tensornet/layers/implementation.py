@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from keras_tensornet.contraction import IMPLEMENTATIONS, Plan
+from keras_tensornet.contraction import Plan
 from keras_tensornet.layers.arguments import resolve_implementation
 from keras_tensornet.layers.mixin import LayerMixin
+
+# No call merges a kernel; where that is not possible, building the layer or setting it raises.
+FACTORIZED = "factorized"
 
 
 class HasImplementation(LayerMixin):
@@ -43,9 +46,11 @@ class HasImplementation(LayerMixin):
         self._check_chain()
 
     def _check_chain(self) -> None:
-        if self.built and any(name not in IMPLEMENTATIONS for name in choices(self.implementation)):
-            for training, merged in ((False, False), (True, False), (False, True)):
-                self.plan_for(training=training, merged=merged)
+        chosen = set(choices(self.implementation))
+        if not self.built or chosen <= {"auto", "reconstructed"}:
+            return
+        for training, merged in ((False, False), (True, False), (False, True)):
+            self.plan_for(training=training, merged=merged)
 
 
 def choices(implementation) -> tuple:

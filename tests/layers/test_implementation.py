@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tensornet import layers
+from keras_tensornet import Network, layers
 from keras_tensornet.layers import TBasis
 
 SEQUENCE, IMAGE = (2, 3, 6), (2, 5, 5, 6)
@@ -89,3 +89,25 @@ def test_a_constraint_and_groups_on_a_basis_limit_the_choice():
             plain.implementation = wrong
     plain.implementation = "reconstructed"
     assert plain.get_config()["implementation"] == "reconstructed"
+
+
+def test_factorized_never_merges_and_raises_where_it_would_have_to():
+    sizes = {"i0": 4, "o0": 4, "s0": 4, "a": 2}
+    spread = Network.parse("i0 a s0, o0 a s0", sizes, spatial={"s0": (2, 2)})
+    layer = layers.FactorizedConv2D(4, 2, network=spread, implementation="factorized")
+    with pytest.raises(ValueError, match="never merged, and the cores of this network cannot"):
+        layer.build((None, 5, 5, 4))
+    auto = layers.FactorizedConv2D(4, 2, network=spread)
+    auto.build((None, 5, 5, 4))
+    with pytest.raises(ValueError, match="never merged"):
+        auto.implementation = "factorized"
+    assert auto.implementation == "auto" and auto.plan.implementation == "reconstructed"
+
+    chosen = {"rank": 2, "implementation": "factorized"}
+    for need in ({"recurrent_dropout": 0.5}, {"recurrent_constraint": "non_neg"}):
+        layer = layers.TRLSTM(4, recurrent_rank=2, **need, **chosen)
+        with pytest.raises(ValueError, match="`recurrent_dropout` and `recurrent_constraint` need"):
+            layer.build((None, 3, 6))
+    one = layers.TTDense(6, in_modes=(4,), out_modes=(6,), **chosen)
+    with pytest.warns(UserWarning, match="single core"):
+        one.build((None, 4))  # nothing is merged: the core is the kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keras_tensornet.compression.kinds import Target
-from keras_tensornet.contraction import Workload, make_plan
+from keras_tensornet.contraction import Workload, candidate_plans, make_plan
 from keras_tensornet.networks import Network
 
 # The batch that FLOPs and time are counted for; FLOPs are then divided by it.
@@ -36,10 +36,11 @@ class Costs:
         """The costs of a network: FLOPs of its cores one by one, time of its fastest plan."""
         if workload is None:
             return cls(network.num_params)
-        factorized = make_plan(network, workload, "factorized")
+        plans = candidate_plans(network, workload)
+        apart = next((plan for plan in plans if plan.implementation == "factorized"), plans[0])
         fastest = make_plan(network, workload, "auto")
         merges = fastest.implementation == "reconstructed"
-        return cls(network.num_params, factorized.flops // BATCH, fastest.seconds, merges)
+        return cls(network.num_params, apart.flops // BATCH, fastest.seconds, merges)
 
     @classmethod
     def of_dense(cls, network: Network, params: int, workload: Workload) -> Costs:
