@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
+from typing import NoReturn
 
 import keras
 import numpy as np
@@ -140,15 +141,32 @@ class FactorizedKernel(keras.layers.Layer):
 
     def quantize(self, mode=None, *args, **kwargs):
         """Refused, in words for `model.quantize`, which visits this sublayer and not its layer."""
-        raise NotImplementedError(
-            f"The kernel '{self.path}' is a tensor network and cannot be quantised in place. "
-            f"Received: mode={mode!r}. Convert its layer with `to_dense_layer()` and quantise the "
-            "result."
-        )
+        refused_quantize(self, mode)
 
     def compute_output_shape(self, input_shape=None):
         """The shape of the dense kernel."""
         return self.modes.kernel_shape
+
+
+def refused_quantize(layer, mode=None, *args, **kwargs) -> NoReturn:
+    """The `quantize` of every layer whose weights are cores: it raises, and says what to do.
+
+    It is a ValueError: of a NotImplementedError `model.quantize` makes a warning, and the layer
+    would stay in float unnoticed.
+
+    Args:
+        layer: that was to be quantised.
+        mode: that was asked for.
+        *args, **kwargs: what else Keras gives.
+    """
+    raise ValueError(
+        f"{type(layer).__name__} '{layer.path}' is a tensor network and cannot be quantised in "
+        f"place. Received: mode={mode!r}. "
+        "Quantise `to_dense_model(model)` (or `layer.to_dense_layer()`) instead, or export with "
+        "export_model(model, path, 'litert', quantize='int8'), which keeps the cores. Of a model, "
+        "layers before this one may be quantised already: `to_dense_model` first, or leave layers "
+        "out by `filters`."
+    )
 
 
 class _WholeKernel(keras.regularizers.Regularizer):

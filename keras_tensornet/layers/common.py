@@ -17,7 +17,12 @@ from keras_tensornet import formats, validation
 from keras_tensornet.contraction import Plan, Workload, make_plan
 from keras_tensornet.execution import stage_kernels
 from keras_tensornet.initializers import MergedVarianceScaling
-from keras_tensornet.kernels import FactorizedKernel, decompose_kernel, relative_error
+from keras_tensornet.kernels import (
+    FactorizedKernel,
+    decompose_kernel,
+    refused_quantize,
+    relative_error,
+)
 from keras_tensornet.layers.arguments import (
     check_fits,
     resolve_format,
@@ -350,12 +355,7 @@ class FactorizedMethods(Tunable):
             "cores, or convert it with `to_dense_layer()` and call `enable_lora` on the result."
         )
 
-    def quantize(self, mode=None, *args, **kwargs):
-        """Refused: quantise the dense twin instead."""
-        raise NotImplementedError(
-            f"{type(self).__name__} cannot be quantised in place. Received: mode={mode!r}. Convert "
-            "it with `to_dense_layer()` and call `quantize` on the result."
-        )
+    quantize = refused_quantize
 
     def _common_config(self) -> dict:
         """The shared arguments as plain values."""

@@ -228,5 +228,5 @@ def test_bad_arguments_raise(options, error, text):
         built(**options)
     with pytest.raises(TypeError, match=r"from_layer takes a keras.layers.Embedding"):
         layers.TTEmbedding.from_layer(keras.layers.Dense(3), rank=2)
-    with pytest.raises(NotImplementedError, match="to_dense_layer"):
+    with pytest.raises(ValueError, match="to_dense_layer"):
         built().quantize("int8")

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from keras_tensornet.layers import TBasis, TBasisConv2D, TBasisCores, TBasisDense
+from keras_tensornet.tbasis import tbasis_model
 
 array = ops.convert_to_numpy
 # Sums of some hundreds of float32 products.
@@ -169,3 +170,10 @@ def test_a_compiled_first_call_builds_without_the_correction():
     model.first.correct_variance(model.shared.basis)
     kernel = array(model.first.merge_kernel(ops.convert_to_tensor(model.shared.basis)))
     assert abs(np.var(kernel) * 6 / 2 - 1) < 0.02
+
+
+def test_a_basis_is_not_left_in_float_unnoticed_by_quantisation():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(9), keras.layers.Dense(9)])
+    small = tbasis_model(model, size=2, rank=2)
+    with pytest.raises(ValueError, match=r"is a tensor network and cannot be quantised in place"):
+        small.quantize("int8")

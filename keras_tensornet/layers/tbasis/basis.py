@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_tensornet import validation
+from keras_tensornet.kernels import refused_quantize
 from keras_tensornet.layers.common import serialisable
 from keras_tensornet.layers.tbasis.envelopes import base_of
 
@@ -103,6 +104,8 @@ class TBasis(keras.layers.Layer):
     def compute_output_spec(self, *args, **kwargs):
         """In the variable dtype, unlike the outputs of other layers."""
         return keras.KerasTensor(self.shape, dtype=self.variable_dtype)
+
+    quantize = refused_quantize
 
     def get_config(self):
         """All arguments as plain values."""

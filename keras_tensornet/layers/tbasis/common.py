@@ -11,6 +11,7 @@ from keras_tensornet import validation
 from keras_tensornet.contraction import IMPLEMENTATIONS, Plan, Workload, make_plan
 from keras_tensornet.contraction.norms import norm_plan
 from keras_tensornet.initializers import MergedVarianceScaling, merged_variance
+from keras_tensornet.kernels import refused_quantize
 from keras_tensornet.layers.implementation import HasImplementation
 from keras_tensornet.layers.tbasis.basis import _seed, basis_values, check_basis_shape
 from keras_tensornet.layers.tbasis.cores import ADAPTERS, TBasisCores, merge_ring
@@ -23,6 +24,8 @@ class TBasisMethods(HasImplementation):
     A layer is called with the basis, and then owns its coefficients, or with its cores, and then a
     `TBasisCores` layer owns the coefficients of many layers: `tbasis_model` builds the latter.
     """
+
+    quantize = refused_quantize
 
     # What each layer has: a plan for a batch size, forward or training.
     plan_for: Callable[..., Plan]

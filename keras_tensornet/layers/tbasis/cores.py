@@ -16,6 +16,7 @@ from keras import initializers, ops
 from keras_tensornet import validation
 from keras_tensornet.contraction import kernel_plan, to_keras_layout
 from keras_tensornet.initializers import MergedVarianceScaling, merged_variance
+from keras_tensornet.kernels import refused_quantize
 from keras_tensornet.layers.common import serialisable
 from keras_tensornet.layers.tbasis.basis import (
     _seed,
@@ -198,6 +199,8 @@ class TBasisCores(keras.layers.Layer):
         """In the variable dtype, unlike the outputs of other layers."""
         shapes = self.compute_output_shape(basis.shape)
         return [keras.KerasTensor(shape, dtype=self.variable_dtype) for shape in shapes]
+
+    quantize = refused_quantize
 
     def get_config(self):
         """All arguments as plain values."""
