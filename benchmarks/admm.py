@@ -1,4 +1,4 @@
-"""What ADMM adds to training: the update of Z and U after each epoch, and the penalty in each step.
+"""What ADMM adds to training: an update of Z and U, and the pull in each step.
 
     python benchmarks/admm.py
 
@@ -47,7 +47,7 @@ class Stopwatch(keras.callbacks.Callback):
 
 
 def admm_row(format: str, depth: int, rounds: int, steps: int) -> dict:
-    """Steps with and without the penalty in turns, and the updates between them."""
+    """Steps with and without the pull in turns, and the updates between them."""
     keras.utils.set_random_seed(SEED)
     model = models.resnet_cifar(depth)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -58,11 +58,11 @@ def admm_row(format: str, depth: int, rounds: int, steps: int) -> dict:
     plain, pulled = Stopwatch(), Stopwatch()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        admm = ADMM(format=format, share=SHARE)
+        admm = ADMM(format=format, share=SHARE, every="epoch")
         for _ in range(rounds):
             for callbacks in ([plain], [admm, pulled]):
                 model.fit(images, labels, batch_size=BATCH, callbacks=callbacks, verbose=0)
-    step, with_penalty = statistics.median(plain.steps), statistics.median(pulled.steps)
+    step, with_pull = statistics.median(plain.steps), statistics.median(pulled.steps)
     epoch = 1e-3 * step * STEPS_OF_EPOCH
     update = statistics.median(admm.seconds)
     return {
@@ -72,7 +72,7 @@ def admm_row(format: str, depth: int, rounds: int, steps: int) -> dict:
         "epoch s": epoch,
         "update/epoch": update / epoch,
         "step ms": step,
-        "step with penalty": with_penalty / step,
+        "step with pull": with_pull / step,
     }
 
 

@@ -13,11 +13,13 @@ from keras_tensornet.optimizers import LinearWarmup, RoutedOptimizer, tbasis_opt
 from keras_tensornet.tbasis.fitting import TBasisFit, fit_kernels, fit_tbasis
 from keras_tensornet.tbasis.model import tbasis_model, to_dense_model
 from keras_tensornet.tbasis.planning import TBasisPlan, TBasisRow, plan_tbasis
+from keras_tensornet.tbasis.sharing import SharedBasis, share_basis
 from keras_tensornet.tbasis.transfer import find_basis, load_basis, save_basis
 
 __all__ = [
     "LinearWarmup",
     "RoutedOptimizer",
+    "SharedBasis",
     "TBasisFit",
     "TBasisPlan",
     "TBasisRow",
@@ -27,6 +29,7 @@ __all__ = [
     "load_basis",
     "plan_tbasis",
     "save_basis",
+    "share_basis",
     "tbasis_model",
     "tbasis_optimizer",
     "to_dense_model",
