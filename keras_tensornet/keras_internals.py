@@ -165,6 +165,20 @@ def set_attribute(layer, name: str, value) -> None:
             tracker.lock()
 
 
+def move_to(layer, path: str) -> None:
+    """Give a layer that was built on its own, and its variables, the paths of one inside others.
+
+    The variables of a model are told apart by their paths, in `get_state_tree` for example.
+    """
+    before = layer.path or layer.name
+    for one in layer._flatten_layers():
+        if one._path is not None and (one is layer or one._path.startswith(before + "/")):
+            one._path = path + one._path[len(before) :]
+    for variable in layer.variables:
+        if variable._path.startswith(before + "/"):
+            variable._path = path + variable._path[len(before) :]
+
+
 def copy_build_shapes(source, target) -> None:
     """Let a layer say that it was built as another was."""
     target._build_shapes_dict = source._build_shapes_dict

@@ -146,6 +146,12 @@ class FactorizedReversibleEmbedding(FactorizedEmbedding):
             return (*input_shape[:-1], self.input_dim)
         return (*input_shape, self.output_dim)
 
+    def compute_output_spec(self, inputs, reverse=False, training=None):
+        """The shape above, in the dtype that the projection or the lookup is computed in."""
+        shape = self.compute_output_shape(tuple(inputs.shape), reverse)
+        dtype = (self.reverse_dtype if reverse else None) or self.compute_dtype
+        return keras.KerasTensor(shape, dtype=dtype)
+
     def to_dense_layer(self):
         """The `keras.layers.ReversibleEmbedding` with the merged table and the same settings."""
         self._built_kernel()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 
-from keras_tensornet import validation
+from keras_tensornet import keras_internals, validation
 
 
 def clone_operation(operation, **replaced):
@@ -53,20 +55,45 @@ def compile_like(target: keras.Model, source: keras.Model, **changed) -> None:
     """
     if not source.compiled:
         return
-    given = getattr(source, "_compile_config", None)
-    if given is None or type(source).compile is not keras.Model.compile:
+    given = keras_internals.compile_arguments(source)
+    own = type(source).compile is not keras.Model.compile
+    if given is not None and own and type(target).__name__ == type(source).__name__:
+        given = _for_own_compile(source, given)
+    elif own:
+        given = None
+    if given is None:
         validation.warn_user(
             f"{type(source).__name__} has a `compile` of its own, so how it was compiled is not "
             "known: compile the result yourself."
         )
         return
-    arguments = dict(given.config)
+    arguments = dict(given)
     arguments["optimizer"] = _fresh(arguments["optimizer"])
     for name in ("metrics", "weighted_metrics"):
         arguments[name] = keras.tree.map_structure(_fresh, arguments[name])
     target.compile(**(arguments | changed))
     if target.optimizer is not None:
         target.optimizer.build(target.trainable_variables)
+
+
+def _for_own_compile(source: keras.Model, given: dict) -> dict | None:
+    """The arguments of a `compile` that a class has of its own, or None if they are not known.
+
+    What it passes on to `keras.Model.compile` is known from there; what it takes besides is kept in
+    an attribute of that name, as by KerasHub's `CausalLM.compile(sampler=...)`.
+    """
+    known = dict(given)
+    for name, parameter in inspect.signature(source.compile).parameters.items():
+        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if named and name not in known:
+            if not hasattr(source, name):
+                return None
+            known[name] = getattr(source, name)
+    try:
+        inspect.signature(source.compile).bind(**known)
+    except TypeError:
+        return None
+    return known
 
 
 def _fresh(item):
@@ -112,7 +139,7 @@ def _clone_lambda(layer):
     """A Lambda over the same function: its serialised form is refused as unsafe, rightly so."""
     return type(layer)(
         layer.function,
-        output_shape=layer._output_shape,
+        output_shape=keras_internals.lambda_output_shape(layer),
         mask=layer.mask,
         arguments=layer.arguments,
         name=layer.name,

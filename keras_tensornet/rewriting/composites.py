@@ -149,6 +149,10 @@ def put(root, new_of: Mapping[int, keras.layers.Layer]) -> None:
         root: that holds them, at any depth and in any number of places; all of these change.
         new_of: `id(old) -> new`.
     """
+    for old in _descend_everything(root):
+        new = new_of.get(id(old[1]))
+        if new is not None and new.built and old[1].path:
+            keras_internals.move_to(new, old[1].path)
     holders = [root, *(one for _, one in list(_descend_everything(root)))]
     for holder in holders:
         if id(holder) in new_of:
