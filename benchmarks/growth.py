@@ -35,7 +35,7 @@ def measure(rank: int, channels: int, batch: int, seconds: float) -> dict:
     """One point: our layer and its dense twin, in turns."""
     shape = (batch, 32, 32, channels)
     inputs = ops.convert_to_tensor(np.random.default_rng(0).normal(size=shape).astype("float32"))
-    ring = layers.TRConv2D(channels, 3, rank, padding="same")
+    ring = layers.TRConv2D(channels, 3, rank=rank, padding="same")
     dense = keras.layers.Conv2D(channels, 3, padding="same")
     for layer in (ring, dense):
         layer.build(shape)

@@ -52,11 +52,11 @@ def _model(build: Callable, name: str, rank: int | None, **options) -> keras.Mod
 
     def conv(filters, kernel_size, *, name, **kwargs):
         return layers.TRConv2D(
-            filters, kernel_size, rank, name=name, **modes[name], **options, **kwargs
+            filters, kernel_size, rank=rank, name=name, **modes[name], **options, **kwargs
         )
 
     def dense(units, *, name, **kwargs):
-        return layers.TRDense(units, rank, name=name, **modes[name], **kwargs)
+        return layers.TRDense(units, rank=rank, name=name, **modes[name], **kwargs)
 
     factories = {"conv": conv, "dense": dense}
     if "resnet" in name:
@@ -71,7 +71,7 @@ def resnet32_tbasis() -> keras.Model:
 
 def lstm(shape: tuple[int, int], units: int, rank: int | None = None) -> keras.Model:
     """A classifier of sequences: an LSTM, dense or with its input kernel as a tensor train."""
-    recurrent = keras.layers.LSTM(units) if rank is None else layers.TTLSTM(units, rank)
+    recurrent = keras.layers.LSTM(units) if rank is None else layers.TTLSTM(units, rank=rank)
     return keras.Sequential([keras.Input(shape), recurrent, keras.layers.Dense(10)])
 
 

@@ -60,7 +60,7 @@ def tednet_cases() -> list[tuple]:
     for rank in (4, 10):
         modes = {"in_modes": (4, 4, 4), "out_modes": (4, 4, 4)}
         peer = tensor_ring.TRConv2D([4, 4, 4], [4, 4, 4], [rank] * 7, 3, padding=1)
-        layer = layers.TRConv2D(64, 3, rank, padding="same", **modes)
+        layer = layers.TRConv2D(64, 3, rank=rank, padding="same", **modes)
         shape = (128, 32, 32, 64)
         cases.append((f"conv 3x3 64->64 r{rank}", layer, shape, peer, (128, 64, 32, 32)))
     for inputs, outputs, rank in (
@@ -73,7 +73,7 @@ def tednet_cases() -> list[tuple]:
             list(inputs), list(outputs), [rank] * (len(inputs) + len(outputs))
         )
         units, size = int(np.prod(outputs)), int(np.prod(inputs))
-        layer = layers.TRDense(units, rank, in_modes=inputs, out_modes=outputs)
+        layer = layers.TRDense(units, rank=rank, in_modes=inputs, out_modes=outputs)
         cases.append((f"dense {size}->{units} r{rank}", layer, (128, size), peer, (128, size)))
     return cases
 
@@ -102,7 +102,7 @@ def tensorly_torch_cases() -> list[tuple]:
             with torch.no_grad():
                 for weight in peer.parameters():
                     weight.normal_(0.0, 0.1)
-            layer = layers.FactorizedConv2D(64, 3, rank, format=format, padding="same")
+            layer = layers.FactorizedConv2D(64, 3, rank=rank, format=format, padding="same")
             name = f"{factorization} conv 3x3 64->64 r{rank} ({implementation})"
             cases.append((name, layer, (128, 32, 32, 64), peer, (128, 64, 32, 32)))
     return cases

@@ -139,7 +139,7 @@ def largest(data: datasets.ImageData, format: str, share: float) -> keras.Model:
         def factorized(units, *, name, **kwargs):
             if name == "fc3":
                 return keras.layers.Dense(units, name=name, **kwargs)
-            return layers.FactorizedDense(units, rank, format=format, name=name, **kwargs)
+            return layers.FactorizedDense(units, rank=rank, format=format, name=name, **kwargs)
 
         return network(data, dense=factorized)
 

@@ -88,22 +88,22 @@ def build(network: str, data: datasets.ImageData, method: str, rank: int) -> ker
 
     def dense(units, *, name, **kwargs):
         if method == "ring":
-            return layers.TRDense(units, rank, name=name, **modes.get(name, {}), **kwargs)
+            return layers.TRDense(units, rank=rank, name=name, **modes.get(name, {}), **kwargs)
         if method == "tucker" and name == "fc2":  # too small to gain from factors
             return keras.layers.Dense(units, name=name, **kwargs)
         # Inputs and outputs whole, a train is a product of two matrices.
         whole = {"format": "tt", "in_modes": 1, "out_modes": 1}
-        return layers.FactorizedDense(units, min(rank, units), name=name, **whole, **kwargs)
+        return layers.FactorizedDense(units, rank=min(rank, units), name=name, **whole, **kwargs)
 
     def conv(filters, kernel_size, *, name, **kwargs):
         if method == "ring":
             own = modes.get(name, {})
             return layers.TRConv2D(
-                filters, kernel_size, rank, spatial="separate", name=name, **own, **kwargs
+                filters, kernel_size, rank=rank, spatial="separate", name=name, **own, **kwargs
             )
         if name == "conv1":
             return keras.layers.Conv2D(filters, kernel_size, name=name, **kwargs)
-        return layers.TuckerConv2D(filters, kernel_size, (10, 20), name=name, **kwargs)
+        return layers.TuckerConv2D(filters, kernel_size, rank=(10, 20), name=name, **kwargs)
 
     factories = {"dense": dense} if network == "lenet300" else {"dense": dense, "conv": conv}
     return make(shape, data.num_classes, **factories)

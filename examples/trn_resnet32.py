@@ -63,7 +63,7 @@ def build(method: str, rank: int, input_shape=(32, 32, 3), depth: int = 32) -> k
         def tucker(filters, kernel_size, *, strides, **kwargs):
             into = filters // strides  # a convolution with strides doubles the channels
             ranks = tuple(round(TUCKER_SHARE * channels) for channels in (into, filters))
-            return layers.TuckerConv2D(filters, kernel_size, ranks, strides=strides, **kwargs)
+            return layers.TuckerConv2D(filters, kernel_size, rank=ranks, strides=strides, **kwargs)
 
         return make(conv=tucker)
     format = {"ring": "tr", "train": "tt"}[method]
@@ -74,12 +74,19 @@ def build(method: str, rank: int, input_shape=(32, 32, 3), depth: int = 32) -> k
         if name == "conv1":
             own["in_modes"] = (input_shape[2],)
         return layers.FactorizedConv2D(
-            filters, kernel_size, rank, format=format, spatial="joint", name=name, **own, **kwargs
+            filters,
+            kernel_size,
+            rank=rank,
+            format=format,
+            spatial="joint",
+            name=name,
+            **own,
+            **kwargs,
         )
 
     def dense(units, *, name, **kwargs):
         return layers.FactorizedDense(
-            units, rank, format=format, name=name, **modes[name], **kwargs
+            units, rank=rank, format=format, name=name, **modes[name], **kwargs
         )
 
     return make(conv=conv, stem=conv, dense=dense)

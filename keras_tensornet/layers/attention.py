@@ -16,13 +16,14 @@ from keras_tensornet import formats
 from keras_tensornet.layers.arguments import resolve_implementation
 from keras_tensornet.layers.common import check_source, one_threshold, serialisable
 from keras_tensornet.layers.einsum_dense import FactorizedEinsumDense
+from keras_tensornet.layers.mixin import ByName
 
 # The projections, in the order in which they are built; "gate" only with `use_gate`.
 PROJECTIONS = ("query", "key", "gate", "value", "output")
 
 
 @serialisable
-class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
+class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
     """A `keras.layers.MultiHeadAttention` with factorized query, key, value and output projections.
 
     Args:
@@ -55,13 +56,14 @@ class FactorizedMultiHeadAttention(keras.layers.MultiHeadAttention):
         self,
         num_heads,
         key_dim,
+        *,
         value_dim=None,
         rank=None,
         format="tr",
         implementation="auto",
         **kwargs,
     ):
-        super().__init__(num_heads, key_dim, value_dim, **kwargs)
+        super().__init__(num_heads, key_dim, value_dim=value_dim, **kwargs)
         self.format = formats.get(format).name
         self._use_gate = getattr(self, "_use_gate", False)
         self.implementation = implementation

@@ -60,6 +60,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
     def __init__(
         self,
         units,
+        *,
         rank=None,
         format=None,
         network=None,

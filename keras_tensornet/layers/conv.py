@@ -197,6 +197,7 @@ class FactorizedConv(ConvMethods, keras.layers.Layer):
         self,
         filters,
         kernel_size,
+        *,
         rank=None,
         format=None,
         network=None,

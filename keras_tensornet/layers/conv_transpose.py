@@ -27,6 +27,7 @@ class FactorizedConvTranspose(ConvMethods, keras.layers.Layer):
         self,
         filters,
         kernel_size,
+        *,
         rank=None,
         format=None,
         network=None,

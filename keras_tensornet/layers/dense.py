@@ -56,6 +56,7 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
     def __init__(
         self,
         units,
+        *,
         rank=None,
         format=None,
         network=None,

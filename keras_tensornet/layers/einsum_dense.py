@@ -58,6 +58,7 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
         self,
         equation,
         output_shape,
+        *,
         rank=None,
         format=None,
         network=None,

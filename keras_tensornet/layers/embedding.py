@@ -73,6 +73,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         self,
         input_dim,
         output_dim,
+        *,
         rank=None,
         format=None,
         network=None,

@@ -19,8 +19,8 @@ class FactorizedLSTMCell(FactorizedCell):
 
     gates = 4
 
-    def __init__(self, units, rank=None, unit_forget_bias=True, **kwargs):
-        super().__init__(units, rank, **kwargs)
+    def __init__(self, units, *, rank=None, unit_forget_bias=True, **kwargs):
+        super().__init__(units, rank=rank, **kwargs)
         self.unit_forget_bias = unit_forget_bias
         self.state_size = [self.units, self.units]
 
@@ -63,8 +63,8 @@ class FactorizedGRUCell(FactorizedCell):
 
     gates = 3
 
-    def __init__(self, units, rank=None, reset_after=True, **kwargs):
-        super().__init__(units, rank, **kwargs)
+    def __init__(self, units, *, rank=None, reset_after=True, **kwargs):
+        super().__init__(units, rank=rank, **kwargs)
         self.reset_after = reset_after
 
     @staticmethod

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from keras_tensornet.contraction import Plan
 from keras_tensornet.layers.arguments import resolve_implementation
-from keras_tensornet.layers.mixin import LayerMixin
+from keras_tensornet.layers.mixin import ByName, LayerMixin
 
 # No call merges a kernel; where that is not possible, building the layer or setting it raises.
 FACTORIZED = "factorized"
 
 
-class HasImplementation(LayerMixin):
+class HasImplementation(ByName, LayerMixin):
     """How a layer applies its cores; a value that it cannot follow is refused when it is set."""
 
     _implementation: str | dict

@@ -28,6 +28,7 @@ from keras_tensornet.layers.gated import (
     TTGRUCell,
     TTLSTMCell,
 )
+from keras_tensornet.layers.mixin import ByName
 
 LAYER_ARGUMENTS = ("name", "trainable", "dtype")
 
@@ -37,7 +38,7 @@ def _of_cell(name: str, text: str) -> property:
     return property(lambda layer: getattr(layer.cell, name), doc=text)
 
 
-class FactorizedRNN(keras.layers.RNN):
+class FactorizedRNN(ByName, keras.layers.RNN):
     """What `FactorizedLSTM` and `FactorizedGRU` share; `cell_class` does the steps."""
 
     cell_class: type
@@ -45,6 +46,7 @@ class FactorizedRNN(keras.layers.RNN):
     def __init__(
         self,
         units,
+        *,
         rank=None,
         return_sequences=False,
         return_state=False,
@@ -58,7 +60,7 @@ class FactorizedRNN(keras.layers.RNN):
         own = {key: kwargs.pop(key) for key in LAYER_ARGUMENTS if key in kwargs}
         of_cell = {key: value for key, value in own.items() if key != "name"}
         super().__init__(
-            self.cell_class(units, rank, name="cell", **of_cell, **kwargs),
+            self.cell_class(units, rank=rank, name="cell", **of_cell, **kwargs),
             return_sequences=return_sequences,
             return_state=return_state,
             go_backwards=go_backwards,

@@ -32,16 +32,16 @@ def one_of_each():
     image = keras.Input((4, 4, 6), name="image")
     outputs = []
     for name in FORMATS:
-        x = layers.FactorizedConv2D(6, 3, 2, format=name, padding="same", name=f"conv_{name}")(
+        x = layers.FactorizedConv2D(6, 3, rank=2, format=name, padding="same", name=f"conv_{name}")(
             image
         )
         x = keras.layers.Flatten()(x)
-        outputs.append(layers.FactorizedDense(5, 2, format=name, name=f"fc_{name}")(x))
+        outputs.append(layers.FactorizedDense(5, rank=2, format=name, name=f"fc_{name}")(x))
     basis = layers.TBasis(3, 2, name="basis")(image)
     x = layers.TBasisConv2D(6, 3, name="conv_tbasis")(image, basis=basis)
     outputs.append(keras.layers.GlobalAveragePooling2D(name="tbasis")(x))
     sequence = keras.layers.Reshape((4, 24))(image)
-    outputs.append(layers.FactorizedLSTM(4, 2, unroll=True, name="lstm")(sequence))
+    outputs.append(layers.FactorizedLSTM(4, rank=2, unroll=True, name="lstm")(sequence))
     return keras.Model(image, outputs)
 
 
@@ -108,7 +108,7 @@ def test_saved_model_has_named_inputs_an_open_batch_and_several_endpoints(tmp_pa
 
 def test_open_extents_are_filled_for_the_check(tmp_path):
     inputs = keras.Input((None, None, 3), name="image")
-    x = layers.FactorizedConv2D(4, 3, 2, name="conv")(inputs)
+    x = layers.FactorizedConv2D(4, 3, rank=2, name="conv")(inputs)
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="pool")(x))
     report = export.export_model(model, tmp_path / "open")
     assert report.inputs == ("image",) and report.alone
@@ -215,7 +215,7 @@ def test_stock_chains_keep_to_what_litert_transposes(tmp_path):
     inputs = keras.Input((64,))
     modes = {"in_modes": (4, 4, 4), "out_modes": (4, 4, 4)}
     outputs = [
-        layers.FactorizedDense(64, 2, format=name, bias_initializer="normal", **modes)(inputs)
+        layers.FactorizedDense(64, rank=2, format=name, bias_initializer="normal", **modes)(inputs)
         for name in FORMATS
     ]
     model = keras.Model(inputs, outputs)

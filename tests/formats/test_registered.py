@@ -69,8 +69,8 @@ def model():
 @pytest.mark.parametrize(
     "layer, shape",
     [
-        (lambda: layers.FactorizedDense(12, 3, "pair"), (None, 10)),
-        (lambda: layers.FactorizedConv2D(12, 3, 3, "pair", groups=2), (None, 5, 5, 8)),
+        (lambda: layers.FactorizedDense(12, rank=3, format="pair"), (None, 10)),
+        (lambda: layers.FactorizedConv2D(12, 3, rank=3, format="pair", groups=2), (None, 5, 5, 8)),
         (lambda: layers.FactorizedEmbedding(30, 8, rank=3, format="pair"), (None, 4)),
         (lambda: layers.FactorizedLSTM(6, rank=3, format="pair", recurrent_rank=2), (None, 4, 5)),
     ],

@@ -231,7 +231,7 @@ def test_ranks_above_what_the_modes_allow_are_cut_with_a_warning(row):
 
 
 def test_a_single_core_has_no_rank_and_says_so():
-    layer = tensor_layers.TTDense(30, 4, in_modes=1, out_modes=1)
+    layer = tensor_layers.TTDense(30, rank=4, in_modes=1, out_modes=1)
     with pytest.warns(UserWarning, match=r"a single core, as large as the dense kernel.*84, 30"):
         layer.build((None, 84))
     assert layer.network.num_params == 84 * 30
@@ -239,7 +239,7 @@ def test_a_single_core_has_no_rank_and_says_so():
 
 def test_numpy_integers_and_lists_are_integers_and_tuples():
     layer = tensor_layers.TRDense(
-        np.int64(10), [np.int32(2), 3, 2, 3], in_modes=[3, np.int64(4)], out_modes=np.int64(2)
+        np.int64(10), rank=[np.int32(2), 3, 2, 3], in_modes=[3, np.int64(4)], out_modes=np.int64(2)
     )
     layer.build((None, 12))
     config = layer.get_config()
@@ -250,14 +250,14 @@ def test_numpy_integers_and_lists_are_integers_and_tuples():
 
 
 def test_no_modes_mean_one_input():
-    layer = tensor_layers.TRDense(6, 2, in_modes=(), out_modes=(2, 3))
+    layer = tensor_layers.TRDense(6, rank=2, in_modes=(), out_modes=(2, 3))
     layer.build((None, 1))
     assert len(layer.cores) == 2
     with pytest.raises(ValueError, match=r"in_modes=\(\), which multiplies to 1, for a size of 4"):
-        tensor_layers.TRDense(6, 2, in_modes=()).build((None, 4))
+        tensor_layers.TRDense(6, rank=2, in_modes=()).build((None, 4))
 
 
 def test_a_kernel_larger_than_the_hint_takes_unknown_extents():
-    layer = tensor_layers.TRConv2D(2, 41, 2)
+    layer = tensor_layers.TRConv2D(2, 41, rank=2)
     outputs = layer(keras.Input((None, None, 4)))
     assert outputs.shape == (None, None, None, 2)

@@ -78,7 +78,7 @@ def test_the_configuration_is_plain_and_complete(row, case):
 
 
 def test_the_rank_recorded_is_the_rank_used():
-    layer = tensor_layers.TTDense(10, 99, in_modes=(3, 4), out_modes=(2, 5))
+    layer = tensor_layers.TTDense(10, rank=99, in_modes=(3, 4), out_modes=(2, 5))
     with pytest.warns(UserWarning, match=r"r1 from 99 to 6"):
         layer.build((None, 12))
     assert layer.get_config()["rank"] == (6,)

@@ -76,7 +76,7 @@ def test_any_convolution_equals_the_slow_reference(geometry, data):
 )
 def test_any_dense_layer_equals_the_slow_reference(in_size, units, rank, format, counts):
     layer = tensor_layers.FactorizedDense(
-        units, rank, format, in_modes=counts[0], out_modes=counts[1]
+        units, rank=rank, format=format, in_modes=counts[0], out_modes=counts[1]
     )
     layer.build((None, in_size))
     inputs = normal_inputs((2, in_size))

@@ -27,11 +27,11 @@ def model():
     return keras.Sequential(
         [
             keras.Input((None, None, 4)),
-            layers.TRConv2D(8, 3, 2, padding="same", name="first"),
-            layers.TRConv2D(8, 3, 2, padding="same", name="second"),
-            layers.TRConv2D(8, 3, 2, padding="same", name="third"),
+            layers.TRConv2D(8, 3, rank=2, padding="same", name="first"),
+            layers.TRConv2D(8, 3, rank=2, padding="same", name="second"),
+            layers.TRConv2D(8, 3, rank=2, padding="same", name="third"),
             keras.layers.GlobalAveragePooling2D(),
-            layers.TTDense(5, 2, name="head"),
+            layers.TTDense(5, rank=2, name="head"),
         ]
     )
 
@@ -148,18 +148,24 @@ KINDS = {
         (3,), layers.TREmbedding(20, 6, rank=2, embeddings_constraint="unit_norm"), dtype="int32"
     ),
     "lstm": lambda: sequential((3, 6), layers.TTLSTM(4, rank=2)),
-    "gru of low recurrent rank": lambda: sequential((3, 6), layers.TRGRU(4, 2, recurrent_rank=2)),
+    "gru of low recurrent rank": lambda: sequential(
+        (3, 6), layers.TRGRU(4, rank=2, recurrent_rank=2)
+    ),
     "cell in keras.layers.RNN": lambda: sequential(
         (3, 6), keras.layers.RNN(layers.TRLSTMCell(4, rank=2))
     ),
     "both directions": lambda: sequential(
         (3, 6), keras.layers.Bidirectional(layers.TTGRU(4, rank=2))
     ),
-    "over time": lambda: sequential((3, 6), keras.layers.TimeDistributed(layers.TTDense(4, 2))),
-    "nested": lambda: sequential(
-        (6,), sequential((6,), layers.TRDense(4, 2)), sequential((4,), layers.TRDense(4, 2))
+    "over time": lambda: sequential(
+        (3, 6), keras.layers.TimeDistributed(layers.TTDense(4, rank=2))
     ),
-    "half precision": lambda: sequential((6,), layers.TRDense(4, 2, dtype="mixed_bfloat16")),
+    "nested": lambda: sequential(
+        (6,),
+        sequential((6,), layers.TRDense(4, rank=2)),
+        sequential((4,), layers.TRDense(4, rank=2)),
+    ),
+    "half precision": lambda: sequential((6,), layers.TRDense(4, rank=2, dtype="mixed_bfloat16")),
 }
 
 

@@ -15,10 +15,10 @@ def model():
     return keras.Sequential(
         [
             keras.Input((8, 8, 3)),
-            layers.TRConv2D(8, 3, 3, activation="relu"),
-            layers.TTConv2D(6, 3, 2, padding="same"),
+            layers.TRConv2D(8, 3, rank=3, activation="relu"),
+            layers.TTConv2D(6, 3, rank=2, padding="same"),
             keras.layers.Flatten(),
-            layers.TTDense(5, 2),
+            layers.TTDense(5, rank=2),
         ]
     )
 
@@ -153,7 +153,7 @@ def test_a_frozen_model_saves_its_cores(model, images, tmp_path):
 
 
 def test_frozen_plans_count_merging_as_free():
-    layer = layers.TRDense(64, 20)
+    layer = layers.TRDense(64, rank=20)
     layer.build((None, 64))
     live, merged = layer.plan_for(1), layer.plan_for(1, merged=True)
     assert merged.implementation == "reconstructed"

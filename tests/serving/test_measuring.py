@@ -17,7 +17,9 @@ PACKAGE = Path(kt.__file__).parent
 
 
 def small_model():
-    return keras.Sequential([keras.Input((8,)), layers.TRDense(6, rank=2), layers.TTDense(5, 2)])
+    return keras.Sequential(
+        [keras.Input((8,)), layers.TRDense(6, rank=2), layers.TTDense(5, rank=2)]
+    )
 
 
 def test_candidates_are_called_in_turns_forwards_and_backwards():

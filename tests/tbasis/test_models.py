@@ -147,7 +147,7 @@ def test_a_model_built_by_hand_becomes_dense_too():
 def test_the_general_way_back_takes_a_basis_among_other_formats():
     inputs = keras.Input((6,))
     x = TBasisDense(7, seed=0)(inputs, basis=TBasis(3, 2, seed=0)(inputs))
-    model = keras.Model(inputs, TRDense(3, 2, name="ring")(x))
+    model = keras.Model(inputs, TRDense(3, rank=2, name="ring")(x))
     dense = keras_tensornet.to_dense_model(model)
     assert [type(layer) for layer in dense.layers[1:]] == [layers.Dense, layers.Dense]
     x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")

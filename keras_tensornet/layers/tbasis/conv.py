@@ -55,6 +55,7 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
         self,
         filters,
         kernel_size,
+        *,
         strides=(1, 1),
         padding="valid",
         data_format=None,

@@ -52,6 +52,7 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
     def __init__(
         self,
         units,
+        *,
         activation=None,
         use_bias=True,
         kernel_initializer=None,
