@@ -204,3 +204,19 @@ def carried_states(model) -> list:
 def layers_named(layer, names: Iterable[str]) -> dict:
     """The projections of a built `MultiHeadAttention`: `name -> _{name}_dense`."""
     return {name: getattr(layer, f"_{name}_dense") for name in names}
+
+
+def masked_cell() -> Any:
+    """The base of Keras' own cells that `keras.layers.RNN` asks for dropout masks.
+
+    It does so once before its loop, of this class only, and Keras does not export it. Without it a
+    cell would draw new masks in every step.
+    """
+    for base in keras.layers.LSTMCell.__mro__:
+        if base.__name__ == "DropoutRNNCell":
+            return base
+    raise ImportError(
+        f"keras.layers.LSTMCell of Keras {keras.__version__} has no base DropoutRNNCell, of which "
+        "recurrent cells take their dropout masks. Use a Keras from 3.12 up to the newest that "
+        "this package was tested with."
+    )

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 from keras import activations, constraints, initializers, ops, regularizers
 
-from keras_tensornet import formats, validation
+from keras_tensornet import formats, keras_internals, validation
 from keras_tensornet.contraction import IMPLEMENTATIONS, Plan, Workload, make_plan
 from keras_tensornet.execution import run_matmul, stage_kernels
 from keras_tensornet.initializers import MergedVarianceScaling
@@ -30,24 +30,7 @@ from keras_tensornet.modes import KernelModes, balanced_modes, kernel_modes, res
 from keras_tensornet.networks import clip_ranks
 from keras_tensornet.shapes import BATCH_HINT, rows_of
 
-
-def _masked_cell() -> Any:
-    """The base of Keras' own cells that `keras.layers.RNN` asks for dropout masks.
-
-    It does so once before its loop, of this class only, and Keras does not export it. Without it a
-    cell would draw new masks in every step.
-    """
-    for base in keras.layers.LSTMCell.__mro__:
-        if base.__name__ == "DropoutRNNCell":
-            return base
-    raise ImportError(
-        f"keras.layers.LSTMCell of Keras {keras.__version__} has no base DropoutRNNCell, of which "
-        "recurrent cells take their dropout masks. Use a Keras from 3.12 up to the newest that "
-        "this package was tested with."
-    )
-
-
-MASKED_CELL: Any = _masked_cell()
+MASKED_CELL: Any = keras_internals.masked_cell()
 
 
 class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
