@@ -5,6 +5,9 @@ with ranks by a uniform share and by one budget, with and without calibration da
 figure. With `--finetune EPOCHS` it trains models that were compressed by budget with calibration:
 three times fewer parameters without loss is the claim of Gabor & Zdunek 2022 for tensor trains.
 
+With `--ablation` it says what each step of calibration is worth: layers weighted by their sensitivity,
+and later layers fitted to the inputs of the compressed network.
+
 With `--recover` it trains them on the same unlabelled images, towards the dense model's outputs,
 for several draws of the images (`--seeds`, `--images`).
 
@@ -114,6 +117,27 @@ class Study:
         records.add(self.results, run)
         print(f"{settings}: {run['before']:.4f} -> {run['accuracy']:.4f}", flush=True)
 
+    def ablated(self, format: str, size: float, sensitivity: bool, sequential: bool) -> None:
+        """Compress by budget with calibration, with and without its steps; nothing is trained."""
+        steps = {"sensitivity": sensitivity, "sequential": sequential}
+        settings = {"format": format, "size": size, **steps}
+        if records.find(self.results, settings) is not None:
+            return
+        start = time.perf_counter()
+        small = compress_model(
+            self.model,
+            format,
+            params=1.0 / size,
+            calibration_data=self.calibration,
+            recover=False,
+            **steps,
+        )
+        run = {"settings": settings, "params": small.count_params()}
+        run["seconds"] = round(time.perf_counter() - start, 1)
+        run["accuracy"] = self.accuracy(small)
+        records.add(self.results, run)
+        print(f"{settings}: {run['accuracy']:.4f}, {run['seconds']} s", flush=True)
+
     def finetuned(self, format: str, size: float, epochs: int) -> None:
         """Compress by budget with calibration, train, and write the accuracy down."""
         settings = {"format": format, "size": size, "finetune": epochs}
@@ -205,6 +229,7 @@ def main() -> None:
         "--finetune", type=int, default=0, metavar="EPOCHS", help="train compressed models instead"
     )
     parser.add_argument("--recover", action="store_true", help="recover compressed models instead")
+    parser.add_argument("--ablation", action="store_true", help="steps of calibration one by one")
     parser.add_argument("--seeds", nargs="+", type=int, default=(SEED,), help="of the images")
     parser.add_argument("--images", type=int, default=IMAGES, help="training images, no labels")
     parser.add_argument("--results", type=Path, default=FOLDER / "compression_resnet20.json")
@@ -230,6 +255,11 @@ def main() -> None:
             study = Study(model, data, known, arguments.results)
             for size, format in product(arguments.sizes, arguments.formats):
                 study.recovered(format, size, seed, arguments.images)
+        return
+    if arguments.ablation:
+        for format, size in product(arguments.formats, arguments.sizes):
+            for steps in product((False, True), repeat=2):
+                study.ablated(format, size, *steps)
         return
     for format, size in product(arguments.formats, arguments.sizes):
         if arguments.finetune:
