@@ -5,7 +5,7 @@ with ranks by a uniform share and by one budget, with and without calibration da
 figure. With `--finetune EPOCHS` it trains models that were compressed by budget with calibration:
 three times fewer parameters without loss is the claim of Gabor & Zdunek 2022 for tensor trains.
 
-With `--ablation` it says what each step of calibration is worth: layers weighted by their sensitivity,
+With `--ablation` it says what each step of calibration is worth: layers weighted by sensitivity,
 and later layers fitted to the inputs of the compressed network.
 
 With `--recover` it trains them on the same unlabelled images, towards the dense model's outputs,
