@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_refused_in_words(data, words, model):
         list(read_inputs(model, data()))
 
 
-@pytest.mark.parametrize("data", [None, "images", 3, lambda: iter([X]), object()], ids=repr)
+@pytest.mark.parametrize("data", [None, "images", 3, lambda: iter([X]), object()])
 def test_what_is_no_data_is_refused_in_words(data, model):
     with pytest.raises(TypeError, match="`calibration_data` must be arrays, batches in a list"):
         read_inputs(model, data, name="calibration_data")

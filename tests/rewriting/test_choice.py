@@ -40,7 +40,6 @@ def excluded(exclude):
         (re.compile("^block"), {"block/fc"}),
         (lambda layer: layer.name.endswith("1"), {"fc.1", "fc_1"}),
     ],
-    ids=str,
 )
 def test_exact_names_win_over_regular_expressions(items, paths):
     assert compressed(include=items) == paths
