@@ -100,7 +100,14 @@ def _known(model: keras.Model, targets: list[Target], data) -> dict[str, Knowled
         if geometry is not None and geometry.patch <= LONGEST_PATCH
     }
     known = {}
-    for path, (gram, mean) in patch_moments(model, chosen, data).items():
+    moments = patch_moments(model, chosen, data)
+    if moments and not any(gram.any() for gram, _ in moments.values()):
+        raise ValueError(
+            "`calibration_data` must say something of the layers. Received: data on which the "
+            f"inputs of all of them are zero ({', '.join(map(repr, moments))}). Give inputs such "
+            "as the model sees in use."
+        )
+    for path, (gram, mean) in moments.items():
         if np.trace(gram, axis1=1, axis2=2).min() > 0:  # else its inputs were all zero
             target = by_path[path]
             outputs = math.prod(target.kernel_shape) // chosen[path].patch

@@ -54,18 +54,38 @@ def patch_moments(
     recorder = _recorded(model, layers, data, Recorder())
     if recorder.unsteady:
         recorder = _recorded(model, layers, data, Recorder(share=False))
-    found = {path: recorder.moments(path) for path in layers}
-    return {path: moments for path, moments in found.items() if moments is not None}
+    recorded = ((path, recorder.moments(path)) for path in layers)
+    found = {path: moments for path, moments in recorded if moments is not None}
+    for path, (gram, _) in found.items():
+        if not np.isfinite(gram).all():
+            raise ValueError(
+                f"On finite calibration data layer '{path}' is given NaN or infinite inputs, so "
+                "the model itself makes them. Look at the layers before it, and at how the data "
+                "is scaled."
+            )
+    return found
 
 
 def _recorded(model, layers, data: Batches, recorder: Recorder) -> Recorder:
     with unchanged(model), listening(recorder, layers):
         for batch in data.inputs():
+            _check_finite(batch)
             recorder.start(batch)
             model(batch, training=False)
             if recorder.unsteady:
                 return recorder
     return recorder
+
+
+def _check_finite(batch) -> None:
+    for leaf in keras.tree.flatten(batch):
+        array = np.asarray(leaf)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            count = int(array.size - np.isfinite(array).sum())
+            raise ValueError(
+                f"`calibration_data` must be finite. Received: {count} NaN or infinite values in a "
+                f"batch of shape {array.shape}."
+            )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_tensornet import formats, layers
@@ -236,6 +237,7 @@ class Target:
 
 
 # The methods that say what a layer computes.
+ALL_ZERO = "kernel is all zeros"
 COMPUTES = ("__call__", "call", "build", "compute_mask", "add_weight")
 
 
@@ -314,6 +316,27 @@ def left_out(
 def _chosen(argument: str, items, targets: list[Target]) -> set[str]:
     layers = [(target.path, target.layer) for target in targets]
     return chosen_paths(argument, items, layers, "layers that can be compressed")
+
+
+def check_kernels(targets: Iterable[Target]) -> None:
+    """Raise, with the layer's path, for a kernel that cannot be decomposed."""
+    for target in targets:
+        kernel = kernel_array(target)
+        if not np.isfinite(kernel).all():
+            count = int(kernel.size - np.isfinite(kernel).sum())
+            raise ValueError(
+                f"The kernel of layer '{target.path}' must be finite. Received: {count} NaN or "
+                f"infinite entries of {kernel.size}, shape {kernel.shape}. Load or train the model "
+                f"anew, or leave the layer dense with exclude='{target.path}'."
+            )
+
+
+def zero_kernels(targets: Iterable[Target]) -> dict[str, str]:
+    """`path -> reason` of layers that stay dense because their kernels are zero throughout.
+
+    Nothing tells a rank of them, and a product of cores that are all zero would never be trained.
+    """
+    return {target.path: ALL_ZERO for target in targets if not kernel_array(target).any()}
 
 
 def factorized_layer(target: Target, format: str, rank, cores, arguments: dict):

@@ -19,8 +19,14 @@ from keras_tensornet.compression.choosing.rules import Rule
 from keras_tensornet.compression.choosing.selection import AUTO, Selection
 from keras_tensornet.compression.choosing.sensitivity import MOST, weigh
 from keras_tensornet.compression.choosing.subjects import Subject
-from keras_tensornet.compression.kinds import Target, find_targets, left_out
-from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
+from keras_tensornet.compression.kinds import (
+    Target,
+    check_kernels,
+    find_targets,
+    left_out,
+    zero_kernels,
+)
+from keras_tensornet.compression.plans import NOT_CALIBRATED, CompressionPlan, LayerChoice
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.timing import keep_latency
 from keras_tensornet.decompositions.shares import NuclearShare, energy_share, refuse_nuclear
@@ -120,6 +126,7 @@ def plan_with_cores(
     overrides = _read_overrides(overrides, targets, rule)
     dense = left_out(model, targets, include, exclude, overrides)
     dense |= {path: "kept dense" for path, settings in overrides.items() if settings is None}
+    dense |= zero_kernels(target for target in targets if target.path not in dense)
     subjects = calibrated_subjects(
         model, [target for target in targets if target.path not in dense], calibration_data
     )
@@ -142,10 +149,17 @@ def plan_with_cores(
     plan = CompressionPlan(
         model=model.name,
         layers=tuple(
-            layer_choice(target, by_path.get(target.path), selection, reasons) for target in targets
+            layer_choice(
+                target,
+                by_path.get(target.path),
+                selection,
+                reasons,
+                calibrated=calibration_data is not None,
+            )
+            for target in targets
         ),
         model_params=model.count_params(),
-        measure="kernel" if calibration_data is None else "output",
+        measure="output" if any(subject.metric is not None for subject in subjects) else "kernel",
         settings=settings | ({"energy_norm": "nuclear"} if _is_nuclear(rule) else {}),
     )
     return plan, selection
@@ -153,6 +167,7 @@ def plan_with_cores(
 
 def calibrated_subjects(model, targets: list[Target], calibration_data) -> list[Subject]:
     """The layers with their kernels, and what the calibration data says of their inputs."""
+    check_kernels(targets)
     known = {} if calibration_data is None else knowledge_of(model, targets, calibration_data)
     return [Subject(target, *known.get(target.path, ())) for target in targets]
 
@@ -167,7 +182,11 @@ def weigher(model, calibration_data):
 
 
 def layer_choice(
-    target: Target, subject: Subject | None, selection: Selection, reasons: Mapping[str, str]
+    target: Target,
+    subject: Subject | None,
+    selection: Selection,
+    reasons: Mapping[str, str],
+    calibrated: bool,
 ) -> LayerChoice:
     """The row of the plan for one layer."""
     subject = subject or Subject(target)
@@ -192,8 +211,8 @@ def layer_choice(
         )
     _, candidate = selection.found[target.path]
     notes = [selection.remarks.get(target.path, "")]
-    if selection.calibrated and subject.metric is None:
-        notes.append("not calibrated")
+    if calibrated and subject.metric is None:
+        notes.append(NOT_CALIBRATED)
     return LayerChoice(
         **common,
         format=candidate.form.format,
@@ -222,10 +241,16 @@ def _budgets(model, rule: Rule, targets, subjects: list[Subject]) -> Callable[[f
     def budget_of(share: float) -> float:
         left = share * total - fixed
         if left <= 0:
+            zeros = ", ".join(zero_kernels(t for t in targets if t.path not in chosen))
             raise budgets.BudgetTooSmall(
                 f"A budget of {rule.name}={share:.4g} is below what stays dense, "
                 f"{fixed / total:.3f} of the {rule.name}. Raise the budget, or take more layers in "
                 "with `exclude=()`."
+                + (
+                    f" Kernels that are all zeros stay dense until trained: {zeros}."
+                    if zeros
+                    else ""
+                )
             )
         return left
 

@@ -17,6 +17,9 @@ from keras_tensornet.wording import parameters
 VERSION = 1
 MERGES = "smaller, not faster: merged when frozen"
 
+# The note of a layer of which the calibration data said nothing.
+NOT_CALIBRATED = "not calibrated"
+
 
 @dataclass(frozen=True)
 class LayerChoice:
@@ -232,13 +235,15 @@ def plan_table(plan: CompressionPlan) -> str:
         lines.append(("  ".join(cells) + note).rstrip())
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     before, after = plan.flops
+    mixed = plan.measure == "output" and any(NOT_CALIBRATED in choice.note for choice in plan)
     known = "unknown until compressed" if plan.params is None else f"{plan.params:,}"
     change = "" if plan.params is None else f" ({parameters(plan.model_params, plan.params)})"
     lines += [
         lines[1],
         f"model '{plan.model}': {plan.model_params:,} parameters -> {known}{change}",
         f"FLOPs of these layers for one example: {before:,} -> {after:,}",
-        f"error: relative, of each layer's {plan.measure}",
+        f"error: relative, of each layer's {plan.measure}"
+        + (", or of its kernel where it is not calibrated" if mixed else ""),
     ]
     if "measured" in plan.settings:
         share, how = plan.settings["measured"], plan.settings["conditions"]

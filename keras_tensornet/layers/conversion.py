@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from keras import ops
 
 from keras_tensornet import formats, validation
 from keras_tensornet.decompositions.shares import energy_share
@@ -50,6 +51,13 @@ def check_source(cls, layer) -> None:
             f"Layer '{layer.name}' is quantised to {layer.quantization_mode}; decompose the "
             "layer before it is quantised."
         )
+    for variable in layer.weights:
+        values = ops.convert_to_numpy(variable)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(
+                f"The weights of layer '{layer.name}' must be finite. Received: NaN or infinite "
+                f"values in '{variable.path}'. Load or train it anew."
+            )
 
 
 def one_threshold(rank, energy, eps, energy_norm="frobenius") -> dict:

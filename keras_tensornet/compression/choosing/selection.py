@@ -32,7 +32,6 @@ class Selection:
         found: `path -> (subject, candidate)` of the layers to be compressed.
         notes: `path -> reason` of those that stay dense after all.
         remarks: `path -> what is to be said` of those that are compressed.
-        calibrated: whether any layer was decomposed by the error of its output.
     """
 
     def __init__(
@@ -49,7 +48,6 @@ class Selection:
         self.forms: dict[str, list[Form]] = {}
         self.notes: dict[str, str] = {}
         self.remarks: dict[str, str] = {}
-        self.calibrated = False
         # The layers that share a budget with their options, and what the others take of it.
         self.shared: tuple[list[Subject], list] = ([], [])
         self.reserved = 0.0
@@ -61,7 +59,6 @@ class Selection:
             subjects: the layers.
             budget: what they may cost together; None for local rules.
         """
-        self.calibrated = any(subject.metric is not None for subject in subjects)
         forms = self.forms = {subject.path: self._forms(subject) for subject in subjects}
         for subject in subjects:
             subject.truncation()  # makes layers, so before the threads start
