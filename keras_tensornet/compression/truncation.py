@@ -145,7 +145,7 @@ def _bounded(ranks: tuple[int, ...], bounds: Rank) -> tuple[int, ...]:
 def _remade(layer, change):
     """The same layer with `(network, cores)` of each of its kernels replaced by `change(it)`."""
     config, new_cores = layer.get_config(), {}
-    for argument, holder in layer.rank_holders.items():
+    for argument, holder in layer.rank_holders().items():
         network, cores = _fitted(holder, *change(holder))
         new_cores[argument] = cores
         if config.get("network") is not None:
@@ -156,7 +156,7 @@ def _remade(layer, change):
     result.build_from_config(layer.get_build_config())
     for old, new in zip(_other_weights(layer), _other_weights(result), strict=True):
         new.assign(old)
-    for argument, holder in result.rank_holders.items():
+    for argument, holder in result.rank_holders().items():
         holder.assign(new_cores[argument])
     result.trainable = layer.trainable
     return result
@@ -164,7 +164,7 @@ def _remade(layer, change):
 
 def _other_weights(layer) -> list:
     """All weights but the cores, whose number may change with the ranks."""
-    held = {id(core) for holder in layer.rank_holders.values() for core in holder.cores}
+    held = {id(core) for holder in layer.rank_holders().values() for core in holder.cores}
     return [weight for weight in layer.weights if id(weight) not in held]
 
 

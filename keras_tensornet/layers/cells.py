@@ -203,11 +203,10 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         self._built_kernel()
         return [] if self._recurrent_cores is None else list(self._recurrent_cores.cores)
 
-    @property
     def rank_holders(self) -> dict[str, FactorizedKernel]:
         """The kernels that are networks, by the argument that takes their ranks."""
         recurrent = self._recurrent_cores
-        return super().rank_holders | ({"recurrent_rank": recurrent} if recurrent else {})
+        return super().rank_holders() | ({"recurrent_rank": recurrent} if recurrent else {})
 
     def get_initial_state(self, batch_size=None):
         """Zeros (batch, units), one for each state."""

@@ -189,9 +189,11 @@ class FactorizedMethods(Tunable):
         """The trainable variables whose merge is the kernel, in the order of `network.cores`."""
         return list(self._built_kernel().cores)
 
-    @property
     def rank_holders(self) -> dict[str, FactorizedKernel]:
-        """The kernels that are networks, by the argument that takes their ranks."""
+        """The kernels that are networks, by the argument that takes their ranks.
+
+        No property: Keras saves the layers that it finds in attributes under the first name.
+        """
         return {"rank": self._built_kernel()}
 
     @property

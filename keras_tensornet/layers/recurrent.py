@@ -79,9 +79,12 @@ class FactorizedRNN(ByName, keras.layers.RNN):
     cores = _of_cell("cores", "The cores of the input kernel.")
     kernel = _of_cell("kernel", "The merged input kernel (features, gates * units).")
     recurrent_kernel = _of_cell("recurrent_kernel", "The recurrent kernel (units, gates * units).")
-    rank_holders = _of_cell("rank_holders", "The kernels that are networks, by their ranks.")
     recurrent_cores = _of_cell("recurrent_cores", "The cores of the recurrent kernel, if any.")
     bias = _of_cell("bias", "The bias, shaped as that of the dense layer.")
+
+    def rank_holders(self) -> dict:
+        """The kernels that are networks, by the argument that takes their ranks."""
+        return self.cell.rank_holders()
 
     @property
     def implementation(self) -> str | dict:

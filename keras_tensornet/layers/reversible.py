@@ -52,6 +52,7 @@ class FactorizedReversibleEmbedding(FactorizedEmbedding):
         self,
         input_dim,
         output_dim,
+        *,
         tie_weights=True,
         reverse_dtype=None,
         logit_soft_cap=None,

@@ -288,7 +288,7 @@ def test_wrong_arguments_are_named():
         ({"rank": 2, "eps": 0.1}, "exactly one of.*rank=2, eps=0.1"),
         ({"rank": 2, "format": "qr"}, "`format` must be one of"),
         ({"rank": 2, "format": "auto"}, "compares formats"),
-        ({"params": 1.5}, r"`params` must lie in \(0, 1\]"),
+        ({"params": 1.5}, r"`params` is the share that is kept, in \(0, 1\]"),
         ({"rank": 2, "include": "nothing"}, "`include` must describe layers.*'nothing'"),
         ({"rank": 2, "overrides": {"x": None}}, "`overrides` names layers.*'x'"),
         ({"params": 0.5, "overrides": {"second": {"format": "cp"}}}, "how its ranks are chosen"),

@@ -111,7 +111,6 @@ def test_layers_plans_and_models_take_it():
         ({"rank": 2, "energy_norm": "nuclear"}, "there is no `energy`"),
         ({"energy": 0.5, "energy_norm": "spectral"}, "`energy_norm` must be one of"),
         ({"energy": 1.5, "energy_norm": "nuclear"}, "must lie in"),
-        ({"energy": 0.5, "energy_norm": "nuclear", "format": "cp"}, "CP cuts no singular values"),
         ({"energy": 0.5, "energy_norm": "nuclear", "format": "bt"}, "A sum of blocks cuts no"),
         ({"energy": 0.5, "energy_norm": "nuclear", "format": "auto"}, "compares errors"),
     ],

@@ -120,7 +120,7 @@ def test_litert_unrolls_recurrent_layers(tmp_path):
     """The plain interpreter has no loops; the given model keeps its own."""
     loops = [
         keras.layers.Bidirectional(keras.layers.GRU(3, return_sequences=True)),
-        layers.FactorizedLSTM(4, 2, return_sequences=True),
+        layers.FactorizedLSTM(4, rank=2, return_sequences=True),
         keras.layers.LSTM(2, go_backwards=True, name="memory"),
     ]
     model = keras.Sequential([keras.Input((3, 4), name="x"), *loops])

@@ -514,7 +514,7 @@ def test_wrong_objectives(arguments, words):
 
 def test_objective_that_training_does_not_log(tmp_path):
     hypermodel = tuning.TensorNetHyperModel(
-        small_cnn, "tr", objective=tuning.SizeObjective("val_acuracy")
+        small_cnn, "tr", objective=tuning.SizeObjective("val_acuracy", direction="max")
     )
     with pytest.raises(keras_tuner.errors.FatalValueError, match="Received: 'val_acuracy'; it"):
         search(random_search(hypermodel, tmp_path))
