@@ -79,7 +79,9 @@ def test_full_rank_changes_nothing(case):
 
 def test_half_the_parameters_are_half(case, half):
     model, _ = case
-    assert 0.49 < half.count_params() / model.count_params() <= 0.5
+    # Within 1 %, or what one more rank of a layer costs: 90 parameters of the pyramid's 1,928.
+    step = max(0.01, 90 / model.count_params())
+    assert 0.5 - step < half.count_params() / model.count_params() <= 0.5
     assert type(half).__name__ == type(model).__name__
     assert isinstance(half, type(model))
 
