@@ -190,10 +190,8 @@ class FactorizedMethods(Tunable):
         return list(self._built_kernel().cores)
 
     def rank_holders(self) -> dict[str, FactorizedKernel]:
-        """The kernels that are networks, by the argument that takes their ranks.
-
-        No property: Keras saves the layers that it finds in attributes under the first name.
-        """
+        """The kernels that are networks, by the argument that takes their ranks."""
+        # No property: Keras saves layers under the first attribute in which it finds them.
         return {"rank": self._built_kernel()}
 
     @property
