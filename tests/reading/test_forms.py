@@ -230,6 +230,11 @@ def test_models_of_fixed_batch_size_get_batches_of_it():
         list(read_inputs(model, X[:2]))
 
 
+def test_two_batches_of_equal_length_in_a_list_are_batches_and_no_targets(model):
+    (found,) = read_inputs(model, [X[:3], X[3:6]], 64).inputs()
+    np.testing.assert_array_equal(found, X[:6])
+
+
 def test_shapes_and_types_are_those_that_keras_makes_of_them():
     images = RANDOM.integers(0, 255, (5, 6, 6)).astype("uint8")
     model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(2)])
@@ -319,6 +324,9 @@ def test_shuffles_and_splits_follow_the_seed_and_lose_nothing():
             rows = [int(np.flatnonzero((row == X).all(1))[0]) for row in part.x]
             np.testing.assert_array_equal(part.y, Y[rows])
             np.testing.assert_array_equal(part.sample_weight, W[rows])
+        np.testing.assert_array_equal(
+            np.sort(held.shuffled(2).arrays().x, 0), np.sort(held.arrays().x, 0)
+        )
         together = np.concatenate([rest.arrays().x, held.arrays().x])
         np.testing.assert_array_equal(np.sort(together, 0), np.sort(X, 0))
 
