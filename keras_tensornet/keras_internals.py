@@ -1,8 +1,7 @@
-"""What this package needs of Keras and Keras has no public name for: all of it, and nothing else.
+"""What walking and rewriting models needs of Keras and Keras has no public name for.
 
 Every function relies on one thing that a new version of Keras may change without notice.
-`tests/test_keras_internals.py` has a test for each that says what is relied on and fails when it is
-no longer so. Elsewhere in the package only public names of Keras are used.
+`tests/test_keras_internals.py` says of each what is relied on and fails when it is no longer so.
 """
 
 from __future__ import annotations

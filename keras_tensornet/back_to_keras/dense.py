@@ -22,7 +22,7 @@ def to_dense_model(model: keras.Model) -> keras.Model:
     models share what belongs to the outermost.
 
     Raises:
-        TypeError: for a subclassed model.
+        TypeError: for a model that cannot be built again from its configuration.
     """
     return rewrite_model(_without_basis(model), lambda layer, path: _dense(layer))
 
@@ -39,7 +39,7 @@ def to_stock_model(model: keras.Model) -> keras.Model:
     an embedding, a recurrent layer), the layer becomes its dense Keras layer.
 
     Raises:
-        TypeError: for a subclassed model.
+        TypeError: for a model that cannot be built again from its configuration.
     """
     return rewrite_model(_without_basis(model), lambda layer, path: _stock(layer))
 

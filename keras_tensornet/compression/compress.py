@@ -87,7 +87,8 @@ def compress_model(
         same way with a fresh optimizer. Layers that the plan leaves dense keep their weights.
 
     Raises:
-        TypeError: for a subclassed model; the message says what to do instead.
+        TypeError: for a subclassed model or composite layer that cannot be built again from its
+            configuration; the message says what to do instead.
         ValueError: for wrong arguments, or a plan that does not fit the model.
 
     Examples:

@@ -37,7 +37,8 @@ def truncate_ranks(layer_or_model, tol=0.0):
         A layer or model of the same kind. Each bond keeps at least one index.
 
     Raises:
-        TypeError: if a layer of another kind is given, or a subclassed model.
+        TypeError: if a layer of another kind is given, or a model that cannot be
+            built again from its configuration.
         ValueError: if the layer is not built, or `tol` is out of range.
     """
     tol = validation.rate("tol", tol)

@@ -54,7 +54,7 @@ def in_form(
         format: of the file that it will be written to.
 
     Raises:
-        TypeError: if the model is subclassed and has to be rewritten.
+        TypeError: for a model that cannot be built again from its configuration.
         ValueError: if there is no such form.
     """
     validation.one_of("as_", form, FORMS)

@@ -210,7 +210,7 @@ def compression_report(
         A `CompressionReport`.
 
     Raises:
-        TypeError: for subclassed models.
+        TypeError: for a model that cannot be built again from its configuration.
         ValueError: if the models share no layer that can be compressed.
     """
     models = {"dense": dense, "compressed": compressed, **(also or {})}

@@ -120,7 +120,7 @@ def admm_compress(
 
     Raises:
         ValueError: if the model is not compiled, or the choices are not valid.
-        TypeError: if the model is subclassed.
+        TypeError: for a model that cannot be built again from its configuration.
 
     >>> result = admm_compress(model, (x, y), format="tt", params=0.25, epochs=20)  # doctest: +SKIP
     >>> print(result)  # doctest: +SKIP
