@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import keras
-from keras import ops
 
 from keras_tensornet.compression.choosing.subjects import Candidate, Subject
-from keras_tensornet.compression.kinds import factorized_layer
+from keras_tensornet.compression.kind import Piece, add_to_bias
+from keras_tensornet.compression.kinds import kind_of
 from keras_tensornet.rewriting.walker import rewrite_model
 
 
@@ -16,19 +16,23 @@ def build_compressed(
     model: keras.Model, found: Mapping[str, tuple[Subject, Candidate]]
 ) -> keras.Model:
     """The model with the layers that were decomposed replaced."""
+    parts: dict[str, list] = {}  # the kernels of one layer
+    for subject, candidate in found.values():
+        parts.setdefault(subject.target.layer_path, []).append((subject, candidate))
 
     def replace(layer, path):
-        if path not in found:
+        if path not in parts:
             return None
-        subject, candidate = found[path]
-        form = candidate.form
-        result = factorized_layer(
-            subject.target, form.format, candidate.rank, candidate.cores, dict(form.arguments)
-        )
-        shift = subject.bias_shift(candidate)
-        if shift is not None:
-            bias = ops.convert_to_numpy(result.bias)
-            result.bias.assign(bias + shift.reshape(bias.shape))
+        pieces = {subject.target.part: piece_of(candidate) for subject, candidate in parts[path]}
+        result = kind_of(layer).assemble(layer, pieces)
+        for subject, candidate in parts[path]:
+            add_to_bias(subject.target.kind.bias(result), subject.bias_shift(candidate))
         return result
 
     return rewrite_model(model, replace)
+
+
+def piece_of(candidate: Candidate) -> Piece:
+    """What a layer is made of, from the decomposition of one of its kernels."""
+    form = candidate.form
+    return Piece(form.format, candidate.rank, dict(form.arguments), candidate.cores or [])

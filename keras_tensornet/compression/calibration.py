@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_tensornet.compression.covariance import patch_moments
-from keras_tensornet.compression.kinds import Target, find_targets
+from keras_tensornet.compression.kinds import Target, find_kernels
 from keras_tensornet.layers.equations import parse_equation
 from keras_tensornet.reading import Batches, read_inputs
 
@@ -69,7 +69,7 @@ def calibrate(model: keras.Model, data) -> Calibration:
         TypeError, ValueError: if the data does not fit the model, or holds no batch.
     """
     data = read_inputs(model, data, name="calibration_data")
-    return Calibration(data, _known(model, find_targets(model), data))
+    return Calibration(data, _known(model, find_kernels(model), data))
 
 
 def knowledge_of(model: keras.Model, targets: list[Target], data) -> Mapping[str, Knowledge]:
@@ -111,23 +111,25 @@ def _known(model: keras.Model, targets: list[Target], data) -> dict[str, Knowled
         if np.trace(gram, axis1=1, axis2=2).min() > 0:  # else its inputs were all zero
             target = by_path[path]
             outputs = math.prod(target.kernel_shape) // chosen[path].patch
-            absorbed = mean if absorbs_mean(target.layer, outputs) else None
+            absorbed = mean if absorbs_mean(target, outputs) else None
             known[path] = Knowledge(gram, absorbed, output_scale(target.layer, outputs))
     return known
 
 
-def absorbs_mean(layer, outputs: int) -> bool:
+def absorbs_mean(target: Target, outputs: int) -> bool:
     """Whether a constant added to a layer's outputs can be taken out again without training.
 
     Args:
-        layer: whose kernel has changed.
+        target: whose kernel has changed.
         outputs: number of outputs for each patch, all groups together.
     """
-    bias = getattr(layer, "bias", None)
-    if bias is not None and math.prod(bias.shape) == outputs:
-        equation = getattr(layer, "equation", None)
-        return equation is None or _in_order(layer)
-    norms = normalisations_after(layer)
+    bias = target.kind.bias(target.layer)
+    if bias is not None:
+        variable, row = bias
+        size = math.prod(variable.shape if row is None else variable.shape[1:])
+        if size == outputs:
+            return getattr(target.layer, "equation", None) is None or _in_order(target.layer)
+    norms = normalisations_after(target.layer)
     return bool(norms) and all(
         norm.trainable and norm.moving_mean.shape == (outputs,) for norm in norms
     )

@@ -17,7 +17,7 @@ from keras_tensornet.compression.calibration import (
 )
 from keras_tensornet.compression.choosing import rules
 from keras_tensornet.compression.choosing.selection import decompose_each
-from keras_tensornet.compression.kinds import find_targets
+from keras_tensornet.compression.kinds import find_kernels
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
 from keras_tensornet.compression.planning import calibrated_subjects, plan_with_cores
 from keras_tensornet.compression.plans import CompressionPlan
@@ -183,7 +183,7 @@ def _improved(model, inputs, recover, small):
 
 def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progress) -> dict:
     """The decompositions that a plan asks for."""
-    targets = {target.path: target for target in find_targets(model)}
+    targets = {target.path: target for target in find_kernels(model)}
     wanted = [choice for choice in plan if choice.format is not None]
     for choice in plan:
         target = targets.get(choice.path)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_tensornet.compression.patches import RECURRENT, Geometry
+from keras_tensornet.compression.patches import RECURRENT, RECURRENT_KERNEL, Geometry
 from keras_tensornet.compression.recording import Recorder, listening
 from keras_tensornet.reading import Batches, read_inputs
 from keras_tensornet.rewriting.walker import walk_layers
@@ -22,8 +22,6 @@ from keras_tensornet.rewriting.walker import walk_layers
 BATCH = 64
 # Variables with more entries than this are weights of a frozen layer, not states.
 LARGEST_STATE = 1 << 20
-# What is added to a recurrent layer's path to name its recurrent kernel.
-RECURRENT_KERNEL = "/recurrent_kernel"
 
 
 def patch_moments(
@@ -112,7 +110,7 @@ def _layers(model, paths: Iterable[str]) -> dict[str, tuple]:
     given = paths if isinstance(paths, Mapping) else {}
     found = {}
     for path in paths:
-        layer = known.get(path.removesuffix(RECURRENT_KERNEL))
+        layer = known.get(path.removesuffix(f"/{RECURRENT_KERNEL}"))
         recurrent = path not in known and isinstance(layer, RECURRENT)
         found[path] = layer, given.get(path) or Geometry(layer, recurrent), recurrent
     return found

@@ -14,91 +14,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_tensornet import formats, layers
+from keras_tensornet import layers
 from keras_tensornet.compression.ends import EMBEDDING, ends
-from keras_tensornet.compression.patches import Geometry
-from keras_tensornet.contraction import Workload
-from keras_tensornet.layers.common import DENSE_ONLY, settings_of
+from keras_tensornet.compression.kind import Kind
+from keras_tensornet.compression.recurrent_kinds import RecurrentKind
+from keras_tensornet.layers.common import DENSE_ONLY
 from keras_tensornet.rewriting.choice import as_tuple, chosen_paths
 from keras_tensornet.rewriting.walker import walk_layers
-from keras_tensornet.shapes import built_shape
-
-
-class Kind:
-    """One kind of dense layer, and all that planning, calibration and searches ask of it.
-
-    A new kind is an instance, or a subclass where a default does not fit, given to `register`. What
-    is asked of the factorized layer, its class answers itself: see
-    `keras_tensornet.layers.common.FactorizedMethods`.
-
-    Args:
-        dense: the class of the layer that is replaced. A subclass counts as it if it computes in
-            the same way, as KerasHub's `ReversibleEmbedding`, see `kind_of`.
-        factorized: the class that stands for it and takes any format by `format=`.
-        family: of kernels, "dense" or "conv", by which formats say what suits trained ones
-            (`Format.whole`); None for others.
-        arranged: whether `Geometry` knows the patches of its inputs, so that it can be calibrated.
-    """
-
-    def __init__(
-        self,
-        dense: type[keras.layers.Layer],
-        factorized: type[keras.layers.Layer],
-        family: str | None = None,
-        arranged: bool = True,
-    ):
-        self.dense, self.factorized = dense, factorized
-        self.family, self.arranged = family, arranged
-
-    def kernels(self, layer) -> dict[str, keras.Variable]:
-        """The kernels that cores can stand for, by the argument that takes their ranks.
-
-        The first is the one that plans decompose.
-        """
-        return {"rank": layer.kernel}
-
-    def kernel(self, layer) -> keras.Variable:
-        """The kernel that plans decompose."""
-        return next(iter(self.kernels(layer).values()))
-
-    def arguments(self, layer, format: str) -> dict:
-        """Arguments of the factorized layer that suit a trained kernel in a format."""
-        return formats.get(format).trained_arguments(self.family)
-
-    def shell(self, layer, arguments: dict):
-        """The factorized layer, built, with the dense one's settings and biases and unset cores."""
-        config = settings_of(layer, DENSE_ONLY, self.dense) | {"kernel_initializer": "zeros"}
-        result = self.factorized(**(config | arguments))
-        result.build(built_shape(layer))
-        # The initializer is only of use while building; the layer keeps the dense layer's.
-        result.kernel_initializer = layer.kernel_initializer
-        if layer.bias is not None:
-            # A copy: on JAX the two would share a buffer, which training one of them deletes.
-            result.bias.assign(ops.copy(layer.bias))
-        return result
-
-    def fresh(self, layer, arguments: dict):
-        """The factorized layer, built, with weights as its initializers make them."""
-        result = self.factorized(**(settings_of(layer, DENSE_ONLY, self.dense) | arguments))
-        result.build(built_shape(layer))
-        return result
-
-    def holder(self, factorized):
-        """What of the factorized layer holds the cores of the first kernel."""
-        return factorized
-
-    def workload(self, layer, holder, batch_size: int) -> Workload | None:
-        """What one batch makes the kernel compute; None where nothing is multiplied."""
-        return holder.workload((batch_size, *built_shape(layer)[1:]), merged=True)
-
-    def geometry(self, layer) -> Geometry | None:
-        """The patches that the first kernel is multiplied with; None where they are not known."""
-        if not self.arranged:
-            return None
-        try:
-            return Geometry(layer)
-        except ValueError:  # an einsum that is no matrix product, which no format takes either
-            return None
 
 
 class ConvKind(Kind):
@@ -132,25 +54,6 @@ class EmbeddingKind(Kind):
         return None
 
 
-class RecurrentKind(Kind):
-    """Recurrent layers: their cell holds the kernels."""
-
-    def kernels(self, layer) -> dict[str, keras.Variable]:
-        """The kernel of the inputs, and that of the states."""
-        return {"rank": layer.cell.kernel, "recurrent_rank": layer.cell.recurrent_kernel}
-
-    def shell(self, layer, arguments: dict):
-        """The factorized layer, built, with recurrent kernel and biases, the cores unset."""
-        result = self.factorized.from_config(self.dense.get_config(layer) | arguments)
-        result.build(built_shape(layer) or (None, None, layer.cell.kernel.shape[0]))
-        result.assign_recurrence_of(layer)
-        return result
-
-    def holder(self, factorized):
-        """The cell."""
-        return factorized.cell
-
-
 def _of_keras(kind: type[Kind], name: str, *settings, **more) -> Kind:
     factorized = getattr(layers, f"Factorized{name}")
     return kind(getattr(keras.layers, name), factorized, *settings, **more)
@@ -171,10 +74,10 @@ KINDS: dict[type, Kind] = {
         _of_keras(ConvKind, "Conv3D", "conv"),
         _of_keras(ConvKind, "Conv2DTranspose", "conv"),
         _of_keras(Kind, "EinsumDense", "dense"),
-        _of_keras(EmbeddingKind, "Embedding", arranged=False),
+        _of_keras(EmbeddingKind, "Embedding", "dense", arranged=False),
         *REVERSIBLE,
-        _of_keras(RecurrentKind, "LSTM", arranged=False),
-        _of_keras(RecurrentKind, "GRU", arranged=False),
+        _of_keras(RecurrentKind, "LSTM", "dense"),
+        _of_keras(RecurrentKind, "GRU", "dense"),
     )
 }
 
@@ -214,11 +117,18 @@ class Target:
         path: as `walk_layers` gives it.
         layer: the dense layer.
         kind: what it is.
+        part: name of the kernel where it is not the layer's first, at the end of the path.
     """
 
     path: str
     layer: keras.layers.Layer
     kind: Kind
+    part: str = ""
+
+    @property
+    def layer_path(self) -> str:
+        """The path of the layer."""
+        return self.path.removesuffix(f"/{self.part}") if self.part else self.path
 
     @property
     def kernel(self) -> keras.Variable:
@@ -274,6 +184,24 @@ def find_targets(model: keras.Model) -> list[Target]:
     return targets
 
 
+def find_kernels(model: keras.Model) -> list[Target]:
+    """The layers of `find_targets`, each followed by further kernels of its own.
+
+    The recurrent kernel of an LSTM "encoder" is the target "encoder/recurrent_kernel".
+    """
+    return [
+        target
+        for layer in find_targets(model)
+        for target in (
+            layer,
+            *(
+                Target(f"{layer.path}/{name}", layer.layer, kind, name)
+                for name, kind in layer.kind.parts().items()
+            ),
+        )
+    ]
+
+
 def left_out(
     model: keras.Model, targets: list[Target], include, exclude, named: Iterable[str]
 ) -> dict[str, str]:
@@ -300,12 +228,11 @@ def left_out(
     if exclude is None:
         spelled = {item for item in as_tuple(include) if isinstance(item, str)} | set(named)
         asked = set() if include is None else chosen
+        names = {t.path: {t.path, t.layer_path, t.layer.name} for t in targets}
         reasons |= {
             path: reason
             for path, reason in ends(model, [(t.path, t.layer) for t in targets]).items()
-            if path not in spelled
-            and path.rsplit("/", 1)[-1] not in spelled
-            and not (reason == EMBEDDING and path in asked)
+            if not spelled & names[path] and not (reason == EMBEDDING and path in asked)
         }
     else:
         chosen = _chosen("exclude", exclude, targets)
@@ -315,7 +242,9 @@ def left_out(
 
 def _chosen(argument: str, items, targets: list[Target]) -> set[str]:
     layers = [(target.path, target.layer) for target in targets]
-    return chosen_paths(argument, items, layers, "layers that can be compressed")
+    found = chosen_paths(argument, items, layers, "layers that can be compressed")
+    whole = [item for item in as_tuple(items) if isinstance(item, str)]
+    return found | {target.path for target in targets if target.layer_path in whole}
 
 
 def check_kernels(targets: Iterable[Target]) -> None:

@@ -21,6 +21,8 @@ from keras_tensornet.layers.equations import parse_equation
 MOST_PATCHES = 8192
 # Patch entries that a convolution lays out at a time, 64 MiB of float32.
 MOST_ENTRIES = 1 << 24
+# What is added to a recurrent layer's path to name its recurrent kernel.
+RECURRENT_KERNEL = "recurrent_kernel"
 RECURRENT = (keras.layers.LSTM, keras.layers.GRU)
 
 

@@ -22,7 +22,7 @@ from keras_tensornet.compression.choosing.subjects import Subject
 from keras_tensornet.compression.kinds import (
     Target,
     check_kernels,
-    find_targets,
+    find_kernels,
     left_out,
     zero_kernels,
 )
@@ -30,6 +30,9 @@ from keras_tensornet.compression.plans import NOT_CALIBRATED, CompressionPlan, L
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.timing import keep_latency
 from keras_tensornet.decompositions.shares import NuclearShare, energy_share, refuse_nuclear
+
+# How many of the layers that stay dense an error names.
+NAMED = 3
 
 
 def plan_compression(
@@ -122,7 +125,7 @@ def plan_with_cores(
     """The plan, and the decompositions that it was made from."""
     _check_format(format, rule)
     calibration_data = readable(model, calibration_data)
-    targets = find_targets(model)
+    targets = find_kernels(model)
     overrides = _read_overrides(overrides, targets, rule)
     dense = left_out(model, targets, include, exclude, overrides)
     dense |= {path: "kept dense" for path, settings in overrides.items() if settings is None}
@@ -139,7 +142,7 @@ def plan_with_cores(
         reporter(progress, len(subjects) + len(shared)),
         weigher(model, calibration_data) if sensitivity else None,
     )
-    budget_of = _budgets(model, rule, targets, subjects) if rule.is_budget else None
+    budget_of = _budgets(model, rule, targets, subjects, dense) if rule.is_budget else None
     selection.run(subjects, budget_of(float(rule.value)) if budget_of else None)
     settings = {"format": format, rule.name: rule.value, "multiple": rule.multiple}
     if rule.name == "latency" and budget_of:
@@ -227,7 +230,9 @@ def layer_choice(
     )
 
 
-def _budgets(model, rule: Rule, targets, subjects: list[Subject]) -> Callable[[float], float]:
+def _budgets(
+    model, rule: Rule, targets, subjects: list[Subject], dense: Mapping
+) -> Callable[[float], float]:
     """Share -> what the chosen layers may cost together, so that it holds for the whole."""
     chosen = {subject.path for subject in subjects}
     if rule.name == "params":
@@ -244,8 +249,8 @@ def _budgets(model, rule: Rule, targets, subjects: list[Subject]) -> Callable[[f
             zeros = ", ".join(zero_kernels(t for t in targets if t.path not in chosen))
             raise budgets.BudgetTooSmall(
                 f"A budget of {rule.name}={share:.4g} is below what stays dense, "
-                f"{fixed / total:.3f} of the {rule.name}. Raise the budget, or take more layers in "
-                "with `exclude=()`."
+                f"{fixed / total:.3f} of the {rule.name}{_largest(rule, targets, dense, total)}. "
+                "Raise the budget, or take more layers in with `include` or `exclude=()`."
                 + (
                     f" Kernels that are all zeros stay dense until trained: {zeros}."
                     if zeros
@@ -255,6 +260,15 @@ def _budgets(model, rule: Rule, targets, subjects: list[Subject]) -> Callable[[f
         return left
 
     return budget_of
+
+
+def _largest(rule: Rule, targets, dense: Mapping, total: float) -> str:
+    """The layers that take most of what stays dense, and why they do."""
+    left = [Subject(target) for target in targets if target.path in dense]
+    shares = {s.path: budgets.cost(s.dense_costs(), rule.name) / total for s in left}
+    first = sorted(shares, key=lambda path: -shares[path])[:NAMED]
+    named = ", ".join(f"'{path}' {shares[path]:.3f} ({dense[path]})" for path in first)
+    return f": {named}" if named else ", in layers that no kind of the table stands for"
 
 
 def _check_format(format: str, rule: Rule) -> None:
@@ -287,8 +301,25 @@ def _read_overrides(overrides, targets: list[Target], rule: Rule) -> dict:
             own = dict(settings)
             norm = own.pop("energy_norm", "nuclear" if _is_nuclear(rule) else "frobenius")
             overrides[path] = own | {"energy": energy_share(own.get("energy"), norm)}
+    for target in targets:
+        if target.part and target.layer_path in overrides and target.path not in overrides:
+            _share_override(overrides, target)
     return overrides
 
 
 def _is_nuclear(rule: Rule) -> bool:
     return isinstance(rule.value, NuclearShare)
+
+
+def _share_override(overrides: dict, target: Target) -> None:
+    """What the override of a layer says of a further kernel of it: None, or that kernel's rank."""
+    settings = overrides[target.layer_path]
+    if settings is None:
+        overrides[target.path] = None
+        return
+    name = f"{target.part.removesuffix('_kernel')}_rank"
+    if settings.get(name) is not None:
+        own = {key: value for key, value in settings.items() if key != name}
+        overrides[target.layer_path] = own
+        shared = {"format", "out_modes"} & own.keys()
+        overrides[target.path] = {"rank": settings[name]} | {key: own[key] for key in shared}

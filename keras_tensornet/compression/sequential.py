@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_tensornet.compression.choosing.selection import decompose_each
 from keras_tensornet.compression.choosing.subjects import Candidate, Subject, merged_kernel
 from keras_tensornet.compression.covariance import unchanged
+from keras_tensornet.compression.kind import add_to_bias
 from keras_tensornet.compression.normalisation import take_statistics, without_noise
 from keras_tensornet.compression.patches import Geometry
 from keras_tensornet.compression.recording import Event, Recorder, listening
@@ -65,6 +65,10 @@ def fit_in_sequence(
     geometry_of = _geometries(model, found, batches[0])
     followed = [path for path in geometry_of if path in twins]
     result = dict(found)
+    for path, (subject, candidate) in found.items():
+        # Layers of several kernels compute with what was found, and are not fitted again.
+        if path not in geometry_of and subject.target.layer_path in twins:
+            _put(twins[subject.target.layer_path], subject, candidate)
     for number, wave in enumerate(_waves(followed)):
         geometries = {path: geometry_of[path] for path in wave}
         pairs = _pairs(model, copy, geometries, twins, batches) if number else {}
@@ -230,7 +234,8 @@ def _geometries(model, found: Found, batch) -> dict[str, Geometry]:
     layers = {}
     for path, (subject, _) in found.items():
         geometry = subject.target.kind.geometry(subject.target.layer)
-        if subject.metric is not None and geometry is not None:
+        one = not subject.target.part and not subject.target.kind.parts()
+        if subject.metric is not None and geometry is not None and one:
             layers[path] = subject.target.layer, geometry, False
     keeper = _Keeper()
     with unchanged(model), listening(keeper, layers):
@@ -248,9 +253,7 @@ def _waves(paths: Sequence[str]) -> Iterator[Sequence[str]]:
 def _put(layer, subject: Subject, candidate: Candidate) -> None:
     """Let a layer of the copy compute with the cores that were found."""
     kernel = merged_kernel(candidate.network, candidate.form.modes, candidate.cores)
-    shift = subject.bias_shift(candidate)
-    if shift is not None:
-        layer.bias.assign(ops.convert_to_numpy(layer.bias) + shift.reshape(layer.bias.shape))
+    add_to_bias(subject.target.kind.bias(layer), subject.bias_shift(candidate))
     variable = subject.target.kind.kernel(layer)
     variable.assign(kernel.reshape(variable.shape))
 

@@ -12,7 +12,6 @@ inputs with the input kernel, the dropout masks, and the merging of the recurren
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,12 +19,14 @@ import keras
 from keras import activations, constraints, initializers, ops, regularizers
 
 from keras_tensornet import formats, keras_internals, validation
-from keras_tensornet.contraction import IMPLEMENTATIONS, Plan, Workload, make_plan
+from keras_tensornet.contraction import IMPLEMENTATIONS, Workload, make_plan
 from keras_tensornet.execution import run_matmul, stage_kernels
 from keras_tensornet.initializers import MergedVarianceScaling
 from keras_tensornet.kernels import FactorizedKernel
+from keras_tensornet.layers.arguments import resolve_mode_argument
 from keras_tensornet.layers.common import FactorizedMethods
 from keras_tensornet.layers.implementation import FACTORIZED, choices
+from keras_tensornet.layers.recurrence import Recurrence
 from keras_tensornet.modes import KernelModes, balanced_modes, kernel_modes, resolve_modes
 from keras_tensornet.networks import clip_ranks
 from keras_tensornet.shapes import BATCH_HINT, rows_of
@@ -50,6 +51,8 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         in_modes=None,
         out_modes=None,
         recurrent_rank=None,
+        recurrent_format=None,
+        recurrent_modes=None,
         activation="tanh",
         recurrent_activation="sigmoid",
         use_bias=True,
@@ -86,6 +89,8 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
             bias_constraint,
         )
         self.recurrent_rank = self._resolve_recurrent_rank(recurrent_rank)
+        self.recurrent_format = recurrent_format and formats.get(recurrent_format).name
+        self.recurrent_modes = resolve_mode_argument("recurrent_modes", recurrent_modes)
         self.recurrent_activation = activations.get(recurrent_activation)
         self.recurrent_initializer = initializers.get(recurrent_initializer)
         self.recurrent_regularizer = regularizers.get(recurrent_regularizer)
@@ -155,15 +160,20 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
             return kernel_modes(features, columns, spanned.in_modes, spanned.out_modes)
         rows = resolve_modes("in_modes", self.in_modes, features, "the number of features")
         out_modes = resolve_modes("out_modes", self.out_modes, self.units, "`units`") or (1,)
+        return self._folded(features, rows, out_modes)
+
+    def _folded(self, rows: int, in_modes, out_modes) -> KernelModes:
+        """Modes of a kernel with these rows, the gates in the first of the units' modes."""
+        columns = self.gates * self.units
         if math.prod(out_modes) == self.units:
             folded = (self.gates * out_modes[0], *out_modes[1:])
         else:
             folded = balanced_modes(columns, len(out_modes))
-        return KernelModes(features, columns, rows, folded)
+        return KernelModes(rows, columns, in_modes, folded)
 
     def _build_recurrent_cores(self) -> FactorizedKernel:
         modes = self._recurrent_modes()
-        format = formats.get(self._format)
+        format = formats.get(self.recurrent_format or self._format)
         network = format.build(modes, self.recurrent_rank)
         clipped = clip_ranks(network)
         if clipped is not network:
@@ -184,6 +194,9 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
 
     def _recurrent_modes(self) -> KernelModes:
         """The modes of the recurrent kernel: those of the units, and the folded ones."""
+        if self.recurrent_modes is not None:
+            rows = resolve_modes("recurrent_modes", self.recurrent_modes, self.units, "`units`")
+            return self._folded(self.units, rows or (1,), rows or (1,))
         out_modes = self._kernel.modes.out_modes
         wanted = self.out_modes if isinstance(self.out_modes, tuple) else len(out_modes)
         rows = resolve_modes("out_modes", wanted, self.units, "`units`")
@@ -340,6 +353,8 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
             "units": self.units,
             **common,
             "recurrent_rank": self.recurrent_rank,
+            "recurrent_format": self.recurrent_format,
+            "recurrent_modes": self.recurrent_modes,
             "recurrent_activation": activations.serialize(self.recurrent_activation),
             "recurrent_initializer": initializers.serialize(self.recurrent_initializer),
             "recurrent_regularizer": regularizers.serialize(self.recurrent_regularizer),
@@ -347,30 +362,6 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
             "dropout": self.dropout,
             "recurrent_dropout": self.recurrent_dropout,
         }
-
-
-class Recurrence:
-    """The product of a state with the recurrent kernel, or with the columns of some gates."""
-
-    def __init__(self, plan: Plan | None, kernels: list, holder, units: int):
-        self.plan, self.kernels, self.holder, self.units = plan, kernels, holder, units
-
-    def __call__(self, state, start: int = 0, stop: int | None = None):
-        """(batch, units) -> (batch, (stop - start) * units)"""
-        columns = slice(start * self.units, None if stop is None else stop * self.units)
-        if self.plan is None:
-            kernel = ops.cast(self.kernels[0], state.dtype)
-            return ops.matmul(state, kernel[:, columns])
-        holder = self.holder
-        outputs = run_matmul(self.plan, state, self.kernels, holder.network.size, holder.modes)
-        return outputs[:, columns]
-
-    def masked(self, state, masks: Sequence | None, start: int, stop: int):
-        """The same, with the state of each gate multiplied by its dropout mask."""
-        if masks is None:
-            return self(state, start, stop)
-        parts = [self(state * masks[gate], gate, gate + 1) for gate in range(start, stop)]
-        return ops.concatenate(parts, axis=-1)
 
 
 def _low_rank_initializer(initializer):

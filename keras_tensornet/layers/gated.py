@@ -9,8 +9,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from keras_tensornet.layers.cells import FactorizedCell, Recurrence
+from keras_tensornet.layers.cells import FactorizedCell
 from keras_tensornet.layers.common import serialisable
+from keras_tensornet.layers.recurrence import Recurrence
 
 
 @serialisable

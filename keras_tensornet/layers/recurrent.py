@@ -178,7 +178,8 @@ class FactorizedRNN(ByName, keras.layers.RNN):
     def to_dense_layer(self):
         """The dense Keras layer with the merged kernels, the same biases and settings."""
         cell = self.cell
-        left_out = {"recurrent_rank", *FACTORIZED_ONLY} - {"seed"}
+        recurrent = {"recurrent_rank", "recurrent_format", "recurrent_modes"}
+        left_out = {*recurrent, *FACTORIZED_ONLY} - {"seed"}
         config = {key: value for key, value in self.get_config().items() if key not in left_out}
         dense = self.dense_class().from_config(config)
         dense.build((_batch_of(self), None, cell.modes.in_size))
@@ -214,6 +215,9 @@ class FactorizedLSTM(FactorizedRNN):
         in_modes: factors of the number of features, or how many; None picks balanced ones.
         out_modes: factors of `units`, or how many; the four gates multiply the first of them.
         recurrent_rank: None leaves the recurrent kernel dense; else its rank, as `rank`.
+        recurrent_format: name of the recurrent kernel's format; None takes `format`.
+        recurrent_modes: factors of `units`, or how many, for both sides of the recurrent kernel,
+            the gates folded in as above; None takes as many as the outputs have.
         implementation: how the input kernel is applied to all steps at once: "factorized",
             "reconstructed", or "auto", which chooses by predicted time; or a chain of stages; or a
             dict of these with the keys "inference" and "training". The recurrent cores are merged

@@ -12,7 +12,7 @@ import keras
 from keras_tensornet import formats
 from keras_tensornet.compression.choosing import rules
 from keras_tensornet.compression.choosing.subjects import Subject
-from keras_tensornet.compression.kinds import find_targets
+from keras_tensornet.compression.kinds import find_kernels
 from keras_tensornet.compression.planning import calibrated_subjects, plan_compression
 from keras_tensornet.compression.plans import CompressionPlan, LayerChoice
 from keras_tensornet.compression.weighted import Metric
@@ -75,7 +75,7 @@ def targets_of(model: keras.Model, plan: CompressionPlan) -> list[Target]:
         ValueError: if the plan compresses nothing, a layer is not in the model or is frozen, or
             its kernel has another shape.
     """
-    found = {target.path: target for target in find_targets(model)}
+    found = {target.path: target for target in find_kernels(model)}
     targets = [_target(choice, found) for choice in plan if choice.format is not None]
     if not targets:
         raise ValueError(
@@ -87,7 +87,7 @@ def targets_of(model: keras.Model, plan: CompressionPlan) -> list[Target]:
 
 def trainable_kernels(model: keras.Model) -> list[keras.Variable]:
     """The kernels of all layers that a plan could compress and training changes."""
-    kernels = {id(target.kernel): target.kernel for target in find_targets(model)}
+    kernels = {id(target.kernel): target.kernel for target in find_kernels(model)}
     return [one for one in kernels.values() if isinstance(one, keras.Variable) and one.trainable]
 
 
@@ -102,7 +102,7 @@ def check_replan(replan: int, plan: CompressionPlan | None) -> None:
 
 def metrics_of(model: keras.Model, targets: list[Target], data) -> list[Metric | None]:
     """What errors of each kernel count on calibration data; None where that cannot be measured."""
-    found = {target.path: target for target in find_targets(model)}
+    found = {target.path: target for target in find_kernels(model)}
     wanted = [found[target.path] for target in targets]
     return [subject.metric for subject in calibrated_subjects(model, wanted, data)]
 

@@ -61,7 +61,8 @@ def test_encoders_and_decoders_compress_without_loss_at_full_rank(kind, both_way
         for path, layer in walk_layers(model)
         if type(layer) is getattr(L, kind)
     }
-    small = ktn.compress_model(model, rank=2, overrides=overrides, calibration_data=data)
+    states = {f"{path}/recurrent_kernel": None for path in overrides}  # of full rank: dense
+    small = ktn.compress_model(model, rank=2, overrides=overrides | states, calibration_data=data)
     assert len(recurrent_layers(small)) == len(overrides) == (4 if both_ways else 2)
     assert small.count_params() < model.count_params()
     for result in (small, ktn.to_dense_model(small), ktn.to_stock_model(small)):
@@ -73,7 +74,10 @@ def test_encoders_and_decoders_compress_without_loss_at_full_rank(kind, both_way
 def test_a_layer_with_an_initial_state_is_planned_and_excluded(kind):
     model = encoder_decoder(kind)
     plan = ktn.plan_compression(model, rank=1)
-    assert [choice.path for choice in plan.layers] == ["encoder", "decoder", "classifier"]
+    kernels = [
+        path for name in ("encoder", "decoder") for path in (name, f"{name}/recurrent_kernel")
+    ]
+    assert [choice.path for choice in plan.layers] == [*kernels, "classifier"]
     assert all(choice.dense_flops > 0 for choice in plan.layers)
     small = ktn.compress_model(model, rank=1, exclude="decoder")
     assert type(small.get_layer("decoder")) is getattr(L, kind)

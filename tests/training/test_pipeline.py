@@ -33,7 +33,7 @@ def test_conv_recurrent_and_shared_kernels_together(format):
     history = model.fit(x, y, epochs=8, batch_size=4, verbose=0, callbacks=[admm]).history
     paths = [choice.path for choice in admm.plan if choice.format]
     assert list(admm.residuals) == paths
-    assert {"conv", "shared"} < set(paths) and sum("lstm" in path for path in paths) == 2
+    assert {"conv", "shared"} < set(paths) and sum("lstm" in path for path in paths) == 4
     for path in paths:
         # What decomposing costs now, against what it would have cost before.
         assert history[f"admm_primal/{path}"][-1] < 0.2 * admm.plan[path].error

@@ -158,8 +158,13 @@ def _absorbing(subject: Subject, kernel: np.ndarray) -> list[tuple[Any, np.ndarr
     if shift is None:
         return []
     layer = subject.target.layer
-    if getattr(layer, "bias", None) is not None:
-        return [(layer.bias, ops.convert_to_numpy(layer.bias) + shift.reshape(layer.bias.shape))]
+    bias = subject.target.kind.bias(layer)
+    if bias is not None:
+        variable, row = bias
+        values = np.array(ops.convert_to_numpy(variable))
+        place = values if row is None else values[row]
+        place += shift.reshape(place.shape)
+        return [(variable, values)]
     means = [norm.moving_mean for norm in normalisations_after(layer)]
     return [(mean, ops.convert_to_numpy(mean) - shift) for mean in means]
 

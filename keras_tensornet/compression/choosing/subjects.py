@@ -227,7 +227,7 @@ class Subject:
 
     def bias_shift(self, candidate: Candidate) -> np.ndarray | None:
         """What the bias has to gain so that the output keeps its mean: mean^T (W - V)."""
-        if getattr(self.target.layer, "bias", None) is None:
+        if self.target.kind.bias(self.target.layer) is None:
             return None
         return self.mean_lost(
             merged_kernel(candidate.network, candidate.form.modes, candidate.cores)

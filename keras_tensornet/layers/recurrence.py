@@ -1,0 +1,34 @@
+"""The product of a recurrent layer's state with its recurrent kernel, dense or factorized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keras import ops
+
+from keras_tensornet.contraction import Plan
+from keras_tensornet.execution import run_matmul
+
+
+class Recurrence:
+    """The product of a state with the recurrent kernel, or with the columns of some gates."""
+
+    def __init__(self, plan: Plan | None, kernels: list, holder, units: int):
+        self.plan, self.kernels, self.holder, self.units = plan, kernels, holder, units
+
+    def __call__(self, state, start: int = 0, stop: int | None = None):
+        """(batch, units) -> (batch, (stop - start) * units)"""
+        columns = slice(start * self.units, None if stop is None else stop * self.units)
+        if self.plan is None:
+            kernel = ops.cast(self.kernels[0], state.dtype)
+            return ops.matmul(state, kernel[:, columns])
+        holder = self.holder
+        outputs = run_matmul(self.plan, state, self.kernels, holder.network.size, holder.modes)
+        return outputs[:, columns]
+
+    def masked(self, state, masks: Sequence | None, start: int, stop: int):
+        """The same, with the state of each gate multiplied by its dropout mask."""
+        if masks is None:
+            return self(state, start, stop)
+        parts = [self(state * masks[gate], gate, gate + 1) for gate in range(start, stop)]
+        return ops.concatenate(parts, axis=-1)
