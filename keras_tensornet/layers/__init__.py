@@ -47,6 +47,7 @@ from keras_tensornet.layers.dense import (
     TTDense,
     TuckerDense,
 )
+from keras_tensornet.layers.distribution import layout_map
 from keras_tensornet.layers.einsum_dense import (
     BTEinsumDense,
     CPEinsumDense,
@@ -141,4 +142,5 @@ __all__ = [
     "TuckerConv3D",
     "TuckerDense",
     "TuckerEinsumDense",
+    "layout_map",
 ]
