@@ -71,8 +71,8 @@ def compress_model(
             each layer on its own.
         plan: made by `plan_compression` for this model, perhaps edited.
         recover: whether to do that training, where there is `calibration_data`, or the
-            `RecoverySettings` to do it with. It never leaves the model worse on examples that are
-            held out.
+            `RecoverySettings` to do it with. It never leaves the outputs further from the dense
+            model's on examples that are held out.
         max_drop: instead of a rule: the smallest model that loses no more than this on
             `validation_data`, found in at most ten trials. `model.search` has their table.
         validation_data: what the loss is measured on. `(inputs, labels)`, in any form that `fit`

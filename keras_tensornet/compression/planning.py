@@ -30,6 +30,7 @@ from keras_tensornet.compression.plans import NOT_CALIBRATED, CompressionPlan, L
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.timing import keep_latency
 from keras_tensornet.decompositions.shares import NuclearShare, energy_share, refuse_nuclear
+from keras_tensornet.rewriting.walker import walk_layers
 
 # How many of the layers that stay dense an error names.
 NAMED = 3
@@ -126,6 +127,7 @@ def plan_with_cores(
     _check_format(format, rule)
     calibration_data = readable(model, calibration_data)
     targets = find_kernels(model)
+    refuse_factorized(model, targets)
     overrides = _read_overrides(overrides, targets, rule)
     dense = left_out(model, targets, include, exclude, overrides)
     dense |= {path: "kept dense" for path, settings in overrides.items() if settings is None}
@@ -166,6 +168,28 @@ def plan_with_cores(
         settings=settings | ({"energy_norm": "nuclear"} if _is_nuclear(rule) else {}),
     )
     return plan, selection
+
+
+def refuse_factorized(model, targets: list[Target]) -> None:
+    """Say of layers that hold cores already that they are left alone.
+
+    Raises:
+        ValueError: if there is nothing else to compress.
+    """
+    found = [path for path, layer in walk_layers(model) if hasattr(type(layer), "rank_holders")]
+    if not found:
+        return
+    named = ", ".join(f"'{path}'" for path in found[:NAMED]) + (" ..." if found[NAMED:] else "")
+    way = (
+        "Lower the ranks of one with `round_layer`, or merge them all with "
+        "`to_dense_model(model)` and compress the result."
+    )
+    if not targets:
+        raise ValueError(
+            f"Every layer of '{model.name}' that could be compressed is factorized already: "
+            f"{named}. {way}"
+        )
+    validation.warn_user(f"Layers that are factorized already are left as they are: {named}. {way}")
 
 
 def calibrated_subjects(model, targets: list[Target], calibration_data) -> list[Subject]:
