@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from typing import Any
 
 import keras
 from keras import ops
@@ -18,15 +19,16 @@ from keras_tensornet.contraction import ORDERS, kernel_plan, merge_plan, to_kera
 from keras_tensornet.contraction.orders import MergePlanner, hierarchical_order, sequential_order
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Tensor
 
 
 def merge(
-    cores: Sequence,
+    cores: Sequence[Any],
     start: int = 0,
     stop: int | None = None,
     order: str = "planned",
     network: Network | None = None,
-):
+) -> Any:
     """Merge neighbouring cores into one tensor: `merge(U, k, j)` of Tensor Ring Nets, eq. (5).
 
     Args:
@@ -61,13 +63,16 @@ def merge(
     return _merge_range(network, start, stop, order)(cores)
 
 
-def merge_network(network: Network, modes: KernelModes, cores: Sequence):
+def merge_network(network: Network, modes: KernelModes, cores: Sequence[Tensor]) -> Tensor:
     """The dense kernel of a network in Keras layout, by the compiled path."""
     return _merge_kernel(network, modes)(list(cores))
 
 
 def forward_function(
-    layer, inputs, jit_compile: bool = False, call: Callable | None = None
+    layer: keras.Layer,
+    inputs: Tensor,
+    jit_compile: bool = False,
+    call: Callable[..., Any] | None = None,
 ) -> Callable[[], object]:
     """A compiled function that calls a layer on fixed inputs and waits for the result.
 
@@ -92,8 +97,8 @@ def forward_function(
         return lambda: jax.block_until_ready(run(_values(variables)))
     import torch
 
-    @torch.no_grad()
-    def forward():
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def forward() -> Any:
         outputs = call(inputs, training=False)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -102,7 +107,7 @@ def forward_function(
     return forward
 
 
-def live_function(layer) -> Callable[..., object]:
+def live_function(layer: keras.Layer) -> Callable[..., object]:
     """A compiled `inputs -> outputs` that reads the layer's variables anew at each call."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -122,15 +127,18 @@ def live_function(layer) -> Callable[..., object]:
         )
     import torch
 
-    @torch.no_grad()
-    def forward(given):
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def forward(given: Any) -> Any:
         return layer(given, training=False)
 
     return forward
 
 
 def gradient_function(
-    layer, inputs, jit_compile: bool = False, call: Callable | None = None
+    layer: keras.Layer,
+    inputs: Tensor,
+    jit_compile: bool = False,
+    call: Callable[..., Any] | None = None,
 ) -> Callable[[], object]:
     """A compiled function: a layer's forward pass and the gradient of its sum.
 
@@ -142,7 +150,7 @@ def gradient_function(
     if backend == "tensorflow":
         import tensorflow as tf
 
-        def step(given):
+        def step(given: Any) -> Any:
             with tf.GradientTape() as tape:
                 wanted = _floats(given)
                 tape.watch(wanted)
@@ -159,7 +167,7 @@ def gradient_function(
         structure = keras.tree.flatten(inputs)
         places = [place for place, leaf in enumerate(structure) if _is_float(leaf)]
 
-        def total(learnt, floats, others):
+        def total(learnt: list[Tensor], floats: list[Tensor], others: list[Tensor]) -> Any:
             leaves = list(structure)
             for place, leaf in zip(places, floats, strict=True):
                 leaves[place] = leaf
@@ -179,35 +187,41 @@ def gradient_function(
     return lambda: torch.autograd.grad(_total(call(given, training=True)), wanted)
 
 
-def _forward(call, given):
+def _forward(call: Callable[..., Any], given: Any) -> Any:
     return call(given, training=False)
 
 
-def _with_values(variables, values, call, inputs, training: bool):
+def _with_values(
+    variables: Sequence[keras.Variable],
+    values: list[Tensor],
+    call: Callable[..., Any],
+    inputs: Tensor,
+    training: bool,
+) -> Any:
     """The call with other values for some variables, as JAX's transformations need it."""
     with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
         return call(inputs, training=training)
 
 
-def _total(outputs):
+def _total(outputs: Any) -> Any:
     """The sum of all outputs that are floats."""
     return sum(ops.sum(output) for output in _floats(outputs))
 
 
-def _floats(tensors) -> list:
+def _floats(tensors: Any) -> list[Tensor]:
     return [leaf for leaf in keras.tree.flatten(tensors) if _is_float(leaf)]
 
 
-def _is_float(tensor) -> bool:
+def _is_float(tensor: Tensor) -> bool:
     return keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
 
 
-def _values(variables: Sequence) -> list:
+def _values(variables: Sequence[keras.Variable]) -> list[Tensor]:
     return [variable.value for variable in variables]
 
 
 @lru_cache(maxsize=512)
-def _merge_range(network: Network, start: int, stop: int, order: str) -> Callable:
+def _merge_range(network: Network, start: int, stop: int, order: str) -> Callable[..., Any]:
     positions = range(start, stop)
     if order == "planned":
         tree = MergePlanner(network).tree(sum(1 << position for position in positions))
@@ -221,12 +235,12 @@ def _merge_range(network: Network, start: int, stop: int, order: str) -> Callabl
 
 
 @lru_cache(maxsize=512)
-def _merge_kernel(network: Network, modes: KernelModes) -> Callable:
+def _merge_kernel(network: Network, modes: KernelModes) -> Callable[..., Any]:
     plan = kernel_plan(network)
     return _compile(lambda cores: to_keras_layout(plan.run(cores, ops), modes, ops))
 
 
-def _compile(run: Callable) -> Callable:
+def _compile(run: Callable[..., Any]) -> Callable[..., Any]:
     """A function of the list of cores, compiled by the backend at hand."""
     backend = keras.backend.backend()
     if backend == "tensorflow":

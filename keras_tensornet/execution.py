@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -17,24 +18,25 @@ from keras_tensornet.contraction.pairwise import Labels
 from keras_tensornet.contraction.plans import Plan
 from keras_tensornet.contraction.stages import Stage
 from keras_tensornet.modes import KernelModes
+from keras_tensornet.types import Tensor
 
 # `(inputs, kernel, axes) -> outputs`: the layer's own convolution over some of its spatial axes.
-Convolution = Callable[..., object]
+Convolution = Callable[..., Tensor]
 
 
-def stage_kernels(plan: Plan, cores: Sequence) -> list:
+def stage_kernels(plan: Plan, cores: Sequence[Tensor]) -> list[Tensor]:
     """The merged kernel of each stage of a plan, in the dtype of the cores."""
     return [stage.merge.run(cores, ops) for stage in plan.stages]
 
 
 def run_plan(
     plan: Plan,
-    inputs,
-    kernels: Sequence,
+    inputs: Tensor,
+    kernels: Sequence[Tensor],
     size: Mapping[str, int],
     convolve: Convolution | None = None,
     depthwise: Convolution | None = None,
-):
+) -> Tensor:
     """Apply a plan.
 
     Args:
@@ -55,7 +57,13 @@ def run_plan(
     return _reorder(outputs, plan.stages[-1].after, plan.finish, size)
 
 
-def run_matmul(plan: Plan, inputs, kernels: Sequence, size: Mapping[str, int], modes: KernelModes):
+def run_matmul(
+    plan: Plan,
+    inputs: Tensor,
+    kernels: Sequence[Tensor],
+    size: Mapping[str, int],
+    modes: KernelModes,
+) -> Tensor:
     """Multiply by a kernel (in_size, out_size), merged or in stages, cutting any padding off.
 
     Args:
@@ -85,17 +93,24 @@ def run_matmul(plan: Plan, inputs, kernels: Sequence, size: Mapping[str, int], m
 class _Running:
     """One stage with the sizes of its labels at hand."""
 
-    def __init__(self, stage: Stage, size: Mapping[str, int], convolve, depthwise):
+    def __init__(
+        self,
+        stage: Stage,
+        size: Mapping[str, int],
+        convolve: Convolution | None,
+        depthwise: Convolution | None,
+    ) -> None:
         self.stage = stage
         self.size = size
-        self.convolve = convolve
-        self.depthwise = depthwise
+        # Given wherever a stage has spatial axes.
+        self.convolve: Any = convolve
+        self.depthwise: Any = depthwise
         self.carried, self.shared, self.contracted, self.new = (
             math.prod(size[label] for label in labels)
             for labels in (stage.carried, stage.shared, stage.contracted, stage.new)
         )
 
-    def apply(self, inputs, kernel):
+    def apply(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """(..., before) -> (..., after)."""
         stage = self.stage
         arranged = (*stage.carried, *stage.shared, *stage.contracted)
@@ -106,7 +121,7 @@ class _Running:
         kernel = ops.reshape(kernel, (self.shared, self.contracted, self.new))
         return getattr(self, f"_{stage.op}")(inputs, kernel)
 
-    def _matmul(self, inputs, kernel):
+    def _matmul(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         # (..., carried * contracted) @ (contracted, new) -> (..., carried * new)
         if self.carried == 1 and len(inputs.shape) == 2:
             return ops.matmul(inputs, kernel[0])
@@ -116,7 +131,7 @@ class _Running:
         outputs = ops.matmul(flat, kernel[0])
         return ops.reshape(outputs, (*leading(inputs), self.carried * self.new))
 
-    def _is_pointwise_convolution(self, inputs) -> bool:
+    def _is_pointwise_convolution(self, inputs: Tensor) -> bool:
         """Whether a product on images is a 1x1 convolution instead.
 
         TensorFlow's is up to twice as fast as its product of tall matrices, and the bias that
@@ -127,7 +142,7 @@ class _Running:
         known = self.carried == 1 or isinstance(inputs.shape[2], int)
         return known and keras.backend.backend() == "tensorflow"
 
-    def _pointwise(self, inputs, kernel):
+    def _pointwise(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         # (B, H, W * carried, contracted) * (1, 1, contracted, new), carried being next to W
         lead, width = leading(inputs), inputs.shape[2]
         if self.carried > 1:
@@ -139,24 +154,24 @@ class _Running:
             outputs = ops.reshape(outputs, (*lead[:2], width, self.carried * self.new))
         return outputs
 
-    def _scale(self, inputs, kernel):
+    def _scale(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         # (..., carried, shared, 1) * (shared, new) -> (..., carried, shared, new)
         spread = ops.reshape(inputs, (-1, self.carried, self.shared, 1))
         outputs = ops.multiply(spread, ops.reshape(kernel, (self.shared, self.new)))
         return ops.reshape(outputs, (*leading(inputs), self._width_after()))
 
-    def _stacked(self, inputs, kernel):
+    def _stacked(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         # (positions * carried, shared, contracted) -> (shared, positions * carried, contracted)
         stack = ops.reshape(inputs, (-1, self.shared, self.contracted))
         outputs = ops.matmul(ops.transpose(stack, (1, 0, 2)), kernel)
         outputs = ops.transpose(outputs, (1, 0, 2))
         return ops.reshape(outputs, (*leading(inputs), self._width_after()))
 
-    def _conv(self, inputs, kernel):
+    def _conv(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         kernel = ops.reshape(kernel, (*self.stage.extents, self.contracted, self.new))
         return self.convolve(inputs, kernel, self.stage.axes)
 
-    def _depthwise(self, inputs, kernel):
+    def _depthwise(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         # one kernel for each shared channel, the same for all carried ones
         kernel = ops.reshape(kernel, (*self.stage.extents, self.shared, self.new))
         if self.carried > 1:
@@ -164,7 +179,7 @@ class _Running:
             kernel = ops.tile(kernel, tiles)
         return self.depthwise(inputs, kernel, self.stage.axes)
 
-    def _batched(self, inputs, kernel):
+    def _batched(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         # (B, *spatial, carried, contracted) -> (carried * B, *spatial, contracted)
         *spatial, _ = ops.shape(inputs)[1:]
         stack = ops.reshape(inputs, (-1, self.carried, self.contracted))
@@ -178,7 +193,7 @@ class _Running:
         lead = one_unknown((batch if isinstance(batch, int) else -1, *lead[1:]))
         return ops.reshape(outputs, (*lead, self.carried * self.new))
 
-    def _block(self, inputs, kernel):
+    def _block(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         # a kernel for every (carried, shared) block on the diagonal of one wide convolution
         extents, blocks = self.stage.extents, self.carried * self.shared
         if self.carried > 1:
@@ -194,12 +209,12 @@ class _Running:
         return self.carried * self.shared * self.new
 
 
-def leading(array) -> tuple:
+def leading(array: Tensor) -> tuple[int, ...]:
     """All axes but the last, as a reshape target: at most one -1, dynamic sizes else."""
     return one_unknown(tuple(ops.shape(array)[:-1]))
 
 
-def one_unknown(shape: tuple) -> tuple:
+def one_unknown(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A reshape target: -1 for the only unknown axis; several stay dynamic."""
     unknown = [axis for axis, extent in enumerate(shape) if not isinstance(extent, int)]
     if len(unknown) == 1 and -1 not in [
@@ -209,7 +224,7 @@ def one_unknown(shape: tuple) -> tuple:
     return shape
 
 
-def _reorder(array, labels: Labels, wanted: Labels, size: Mapping[str, int]):
+def _reorder(array: Tensor, labels: Labels, wanted: Labels, size: Mapping[str, int]) -> Tensor:
     """Bring the labels that are flattened into the last axis into another order."""
     if labels == wanted:
         return array

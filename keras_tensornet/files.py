@@ -22,7 +22,7 @@ SAVED_MODEL_FILES = {SAVED_MODEL, "fingerprint.pb", "keras_metadata.pb"}
 SAVED_MODEL_FOLDERS = {"assets", "assets.extra", "variables"}
 
 
-def write_whole(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
+def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then put it in place in one step.
 
     A file that is there is replaced, and its permissions are kept; of a link, the file that it
@@ -51,13 +51,13 @@ def write_whole(path: str | os.PathLike, write: Callable[[Path], object]) -> Non
         os.replace(temporary, target)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a UTF-8 text file as `write_whole` does, with line ends as they are."""
     write_whole(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
 
 
 def write_folder(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     write: Callable[[Path], object],
     replaceable: Callable[[Path], str | None] | None = None,
 ) -> None:
@@ -111,7 +111,7 @@ def write_folder(
 
 
 def check_replaceable(
-    path: str | os.PathLike, replaceable: Callable[[Path], str | None] | None = None
+    path: str | os.PathLike[str], replaceable: Callable[[Path], str | None] | None = None
 ) -> None:
     """Raise FileExistsError if there is something at a path that `write_folder` would not replace.
 
@@ -148,7 +148,7 @@ def foreign_to_saved_model(folder: Path) -> str | None:
     return None
 
 
-def remove_file(path: str | os.PathLike) -> None:
+def remove_file(path: str | os.PathLike[str]) -> None:
     """Remove a file that this package wrote; that there is none is no error.
 
     Args:
@@ -179,7 +179,7 @@ def _belongs(folder: Path, entry: Path) -> bool:
     return entry.is_file() and (name == "variables.index" or name.startswith("variables.data-"))
 
 
-def _reason(target: Path, replaceable) -> str | None:
+def _reason(target: Path, replaceable: Callable[[Path], str | None] | None) -> str | None:
     """Why what is at a path is not replaced, or None."""
     if not target.is_dir():
         return "it is a file, and a folder is to be written"
@@ -188,7 +188,7 @@ def _reason(target: Path, replaceable) -> str | None:
     return "it is not empty" if replaceable is None else replaceable(target)
 
 
-def _target(path: str | os.PathLike) -> Path:
+def _target(path: str | os.PathLike[str]) -> Path:
     """Where a path leads, links followed; its parent exists."""
     target = Path(path).resolve()
     if not target.parent.is_dir():

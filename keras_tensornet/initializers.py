@@ -13,12 +13,14 @@ the merged kernel variance (2/N)^2 and does not train).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 from keras import initializers
 
 from keras_tensornet import validation
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Config, Tensor
 
 MODES = ("size", "fan_in", "fan_avg", "fan_out")
 DISTRIBUTIONS = ("normal", "truncated_normal", "uniform")
@@ -45,7 +47,13 @@ class MergedVarianceScaling(initializers.Initializer):
     Source: Wang et al. 2018, section 3.3.
     """
 
-    def __init__(self, scale=2.0, mode="size", distribution="normal", seed=None):
+    def __init__(
+        self,
+        scale: float = 2.0,
+        mode: str = "size",
+        distribution: str = "normal",
+        seed: int | None = None,
+    ) -> None:
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale <= 0:
             raise ValueError(f"`scale` must be a positive number. Received: scale={scale!r}.")
         self.scale = float(scale)
@@ -61,16 +69,16 @@ class MergedVarianceScaling(initializers.Initializer):
         """The standard deviation of every core's entries."""
         return core_stddev(network, self.target_variance(kernel_shape))
 
-    def for_cores(self, network: Network, kernel_shape: tuple[int, ...]) -> list:
+    def for_cores(self, network: Network, kernel_shape: tuple[int, ...]) -> list[keras.Initializer]:
         """One Keras initializer per core of the network."""
         stddev = self.core_stddev(network, kernel_shape)
         return _samplers(network, stddev, self.distribution, self.seed)
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
         stddev = math.sqrt(self.target_variance(tuple(shape)))
         return _sampler(self.distribution, stddev, self.seed)(shape, dtype=dtype)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """Plain values of the arguments."""
         seed = keras.saving.serialize_keras_object(self.seed)
         return {
@@ -86,7 +94,7 @@ def core_stddev(network: Network, variance: float) -> float:
     return (variance / network.count(network.bonds)) ** (0.5 / len(network.cores))
 
 
-def merged_variance(initializer, kernel_shape: tuple[int, ...]) -> float:
+def merged_variance(initializer: keras.Initializer, kernel_shape: tuple[int, ...]) -> float:
     """The variance that an initializer gives to a kernel.
 
     Args:
@@ -110,7 +118,7 @@ def merged_variance(initializer, kernel_shape: tuple[int, ...]) -> float:
     return variance
 
 
-def _sampler(distribution: str, stddev: float, seed) -> initializers.Initializer:
+def _sampler(distribution: str, stddev: float, seed: int | None) -> keras.Initializer:
     if distribution == "normal":
         return initializers.RandomNormal(0.0, stddev, seed=seed)
     if distribution == "truncated_normal":
@@ -131,7 +139,11 @@ def _fan(kernel_shape: tuple[int, ...], mode: str) -> float:
     return max(1.0, choices[mode])
 
 
-def core_initializers(initializer, network: Network, kernel_shape: tuple[int, ...]) -> list | None:
+def core_initializers(
+    initializer: keras.Initializer,
+    network: Network,
+    kernel_shape: tuple[int, ...],
+) -> list[keras.Initializer] | None:
     """An initializer per core from any initializer of a kernel, whose meaning it keeps.
 
     Variance-scaling and zero-mean normal or uniform initializers give the merged kernel the
@@ -156,7 +168,9 @@ def core_initializers(initializer, network: Network, kernel_shape: tuple[int, ..
     return _samplers(network, core_stddev(network, variance), "normal", initializer.seed)
 
 
-def _samplers(network: Network, stddev: float, distribution: str, seed) -> list:
+def _samplers(
+    network: Network, stddev: float, distribution: str, seed: int | None
+) -> list[keras.Initializer]:
     """Independent samplers, each core from its own stream of the seed."""
     seeds = [seed] * len(network.cores)
     if isinstance(seed, int):
@@ -168,7 +182,7 @@ def _drawn_as(initializer: initializers.VarianceScaling) -> str:
     return {"untruncated_normal": "normal"}.get(initializer.distribution, initializer.distribution)
 
 
-def _zero_mean_variance(initializer) -> float | None:
+def _zero_mean_variance(initializer: keras.Initializer) -> float | None:
     if isinstance(initializer, initializers.TruncatedNormal) and initializer.mean == 0:
         return (initializer.stddev * TRUNCATED_STDDEV) ** 2
     if isinstance(initializer, initializers.RandomNormal) and initializer.mean == 0:

@@ -11,7 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional  # the class of `keras.Model(inputs, outputs)`
+
+# The class of `keras.Model(inputs, outputs)`.
+from keras.src.models.functional import Functional as Functional
+
+from keras_tensornet.types import Tensor
 
 # Bookkeeping of layers that each backend adds, besides what a plain layer has.
 # "_self_" alone would be too much: "_self_attention_layer" is a sublayer.
@@ -45,7 +49,7 @@ def framework_attributes() -> frozenset[str]:
     return frozenset(name for one in reference for name in vars(one))
 
 
-def attributes(layer) -> Iterator[tuple[str, Any]]:
+def attributes(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
     """`(name, value)` of what a layer's own code has set on it, in the order in which it did."""
     names = dict.fromkeys(vars(layer))
     names |= dict.fromkeys(vars(layer).get("_modules") or {})  # where PyTorch keeps sublayers
@@ -54,63 +58,63 @@ def attributes(layer) -> Iterator[tuple[str, Any]]:
             yield name, getattr(layer, name, None)
 
 
-def tracked_layers(layer) -> list:
+def tracked_layers(layer: keras.Layer) -> list[keras.Layer]:
     """The layers whose weights a layer counts as its own."""
     return list(layer._layers)
 
 
-def flatten_layers(layer, include_self: bool = True) -> list:
+def flatten_layers(layer: keras.Layer, include_self: bool = True) -> list[keras.Layer]:
     """A layer and all layers tracked below it, each once."""
     return list(layer._flatten_layers(include_self=include_self))
 
 
-def own_variables(layer) -> list:
+def own_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The variables that a layer itself holds, not those of its sublayers."""
     below = {id(v) for one in tracked_layers(layer) for v in one.variables}
     return [variable for variable in layer.variables if id(variable) not in below]
 
 
-def sequential_layers(model) -> list:
+def sequential_layers(model: keras.Model) -> list[keras.Layer]:
     """The layers of a Sequential, its InputLayer among them."""
     return model._layers
 
 
-def graph_of(model) -> Functional | None:
+def graph_of(model: keras.Model) -> Functional | None:
     """The graph that a Functional or Sequential model runs; None for one that has none."""
     if isinstance(model, keras.Sequential):
         return model._functional
     return model if isinstance(model, Functional) else None
 
 
-def graph_nodes(model) -> list:
+def graph_nodes(model: keras.Model) -> list[Any]:
     """The calls in a model's graph, deepest first."""
     graph: Any = graph_of(model)
     by_depth = graph._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
-def run_graph(model, inputs, call: Callable) -> Any:
+def run_graph(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
     """Go through a Functional graph on new inputs, `call(operation, *args, **kwargs)` each time."""
     return model._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)
 
 
-def calls_of(operation) -> list:
+def calls_of(operation: keras.Operation) -> list[Any]:
     """The nodes that the symbolic calls of an operation have left, in all graphs."""
     return list(operation._inbound_nodes)
 
 
-def users_of(operation) -> list:
+def users_of(operation: keras.Operation) -> list[Any]:
     """The operations that outputs of an operation's symbolic calls go to."""
     return [node.operation for node in operation._outbound_nodes]
 
 
-def maker_of(tensor) -> tuple:
+def maker_of(tensor: Tensor) -> tuple[Any, ...]:
     """`(operation, node index, tensor index)` of the call that made a symbolic tensor."""
     history = getattr(tensor, "_keras_history", None)
     return (None, 0, 0) if history is None else tuple(history)
 
 
-def replace_operations(model, new_of: Mapping[int, Any]) -> None:
+def replace_operations(model: keras.Model, new_of: Mapping[int, Any]) -> None:
     """Put other layers at the nodes of a graph: `id(old) -> new`, each called as the old one."""
     graph = graph_of(model)
     if graph is not model:
@@ -136,11 +140,11 @@ def replace_operations(model, new_of: Mapping[int, Any]) -> None:
     retrack(graph, new_of)
 
 
-def _node_key(operation, index: int) -> str:
+def _node_key(operation: keras.Operation, index: int) -> str:
     return f"{id(operation)}_ib-{index}"
 
 
-def retrack(layer, new_of: Mapping[int, Any]) -> None:
+def retrack(layer: keras.Layer, new_of: Mapping[int, Any]) -> None:
     """Count other layers' weights as a layer's own: `id(old) -> new`, in the same places."""
     tracker = layer._tracker
     for old in [one for one in layer._layers if id(one) in new_of]:
@@ -152,7 +156,7 @@ def retrack(layer, new_of: Mapping[int, Any]) -> None:
                 tracker.replace_tracked_value("layers", old, new)
 
 
-def set_attribute(layer, name: str, value) -> None:
+def set_attribute(layer: keras.Layer, name: str, value: Any) -> None:
     """Set an attribute of a built layer, which Keras refuses for what it would have to track."""
     tracker = layer._tracker
     locked = tracker.locked
@@ -164,7 +168,7 @@ def set_attribute(layer, name: str, value) -> None:
             tracker.lock()
 
 
-def move_to(layer, path: str) -> None:
+def move_to(layer: keras.Layer, path: str) -> None:
     """Give a layer that was built on its own, and its variables, the paths of one inside others.
 
     The variables of a model are told apart by their paths, in `get_state_tree` for example.
@@ -178,29 +182,29 @@ def move_to(layer, path: str) -> None:
             variable._path = path + variable._path[len(before) :]
 
 
-def copy_build_shapes(source, target) -> None:
+def copy_build_shapes(source: keras.Layer, target: keras.Layer) -> None:
     """Let a layer say that it was built as another was."""
     target._build_shapes_dict = source._build_shapes_dict
     target.built = True
 
 
-def compile_arguments(model) -> dict | None:
+def compile_arguments(model: keras.Model) -> dict[str, Any] | None:
     """The arguments that `keras.Model.compile` was given, as they were; None where unknown."""
     given = getattr(model, "_compile_config", None)
     return None if given is None else dict(given.config)
 
 
-def lambda_output_shape(layer) -> Any:
+def lambda_output_shape(layer: keras.Layer) -> Any:
     """The `output_shape` that a Lambda layer was given."""
     return layer._output_shape
 
 
-def carried_states(model) -> list:
+def carried_states(model: keras.Model) -> list[Any]:
     """Random states that a model's steps update and return besides its variables."""
     return model._seed_generators
 
 
-def layers_named(layer, names: Iterable[str]) -> dict:
+def layers_named(layer: keras.Layer, names: Iterable[str]) -> dict[str, Any]:
     """The projections of a built `MultiHeadAttention`: `name -> _{name}_dense`."""
     return {name: getattr(layer, f"_{name}_dense") for name in names}
 

@@ -8,9 +8,9 @@ precision) and cast once, after merging.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -24,6 +24,7 @@ from keras_tensornet.initializers import core_initializers
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
 from keras_tensornet.regularizers import BondGroupLasso, drop_bonds
+from keras_tensornet.types import Shape, Tensor
 
 
 class FactorizedKernel(keras.layers.Layer):
@@ -44,13 +45,13 @@ class FactorizedKernel(keras.layers.Layer):
         self,
         network: Network,
         modes: KernelModes,
-        initializer,
-        regularizer=None,
-        constraint=None,
+        initializer: keras.Initializer,
+        regularizer: keras.Regularizer | None = None,
+        constraint: Callable[[Tensor], Tensor] | None = None,
         bond_dropout: float = 0.0,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.bond_dropout = bond_dropout
         self.seed_generator = keras.random.SeedGenerator(seed) if bond_dropout else None
@@ -61,7 +62,7 @@ class FactorizedKernel(keras.layers.Layer):
         self.kernel_constraint = constraint
         self.cores: list[keras.Variable] = []
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         """Create one variable per core."""
         drawn = core_initializers(self.initializer, self.network, self.modes.fan_shape)
         if drawn is None:
@@ -79,28 +80,28 @@ class FactorizedKernel(keras.layers.Layer):
             self.cores[0].regularizer = _WholeKernel(self)
         self.built = True
 
-    def values(self, training: bool = False) -> list:
+    def values(self, training: bool = False) -> list[Tensor]:
         """The cores as tensors; in training with some bond indices dropped."""
         cores = [core.value for core in self.cores]
         if training and self.bond_dropout:
             return drop_bonds(self.network, cores, self.bond_dropout, self.seed_generator)
         return cores
 
-    def merged(self, training: bool = False):
+    def merged(self, training: bool = False) -> Tensor:
         """The dense kernel in Keras layout, in the dtype of the cores."""
         kernel = kernel_plan(self.network).run(self.values(training), ops)
         kernel = to_keras_layout(kernel, self.modes, ops)
         return self.kernel_constraint(kernel) if self.kernel_constraint else kernel
 
-    def value(self):
+    def value(self) -> Tensor:
         """The merged kernel by the compiled merge path: what `layer.kernel` returns."""
         cores = [core.value for core in self.cores]
         kernel = compiled.merge_network(self.network, self.modes, cores)
         return self.kernel_constraint(kernel) if self.kernel_constraint else kernel
 
-    def penalty(self):
+    def penalty(self) -> Tensor:
         """The regularizer's value on the merged kernel; L2 is computed from the cores alone."""
-        regularizer = self.kernel_regularizer
+        regularizer: Any = self.kernel_regularizer
         if isinstance(regularizer, BondGroupLasso):
             return regularizer.of_cores(self.network, self.values())
         l2_only = isinstance(regularizer, keras.regularizers.L2) or (
@@ -110,7 +111,7 @@ class FactorizedKernel(keras.layers.Layer):
             return regularizer.l2 * self.squared_norm()
         return regularizer(self.merged())
 
-    def squared_norm(self):
+    def squared_norm(self) -> Tensor:
         """Sum of squares of the merged kernel, by contracting the cores with themselves."""
         return norm_plan(self.network).run([core.value for core in self.cores], ops)
 
@@ -122,16 +123,16 @@ class FactorizedKernel(keras.layers.Layer):
         """Allow new values for the cores again."""
         unlock(self.cores)
 
-    def assign(self, arrays) -> None:
+    def assign(self, arrays: list[np.ndarray]) -> None:
         """Set the cores from arrays of their shapes."""
         for core, array in zip(self.cores, arrays, strict=True):
             core.assign(ops.convert_to_tensor(array, dtype=core.dtype))
 
-    def _decomposed_initializers(self, shape: tuple[int, ...]) -> list:
+    def _decomposed_initializers(self, shape: tuple[int, ...]) -> list[Callable[..., Any]]:
         """Initializers that draw the dense kernel, decompose it, and hand out its cores."""
-        drawn: dict[str, list] = {}
+        drawn: dict[str, list[Any]] = {}
 
-        def core(position, core_shape, dtype=None):
+        def core(position: int, core_shape: tuple[int, ...], dtype: Any = None) -> Tensor:
             if not drawn:
                 kernel = ops.convert_to_numpy(self.initializer(shape, dtype="float32"))
                 drawn["cores"] = decompose_kernel(kernel, self.network, self.modes)
@@ -139,16 +140,18 @@ class FactorizedKernel(keras.layers.Layer):
 
         return [partial(core, position) for position in range(len(self.network.cores))]
 
-    def quantize(self, mode=None, *args, **kwargs):
+    def quantize(self, mode: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Refused, in words for `model.quantize`, which visits this sublayer and not its layer."""
         refused_quantize(self, mode)
 
-    def compute_output_shape(self, input_shape=None):
+    def compute_output_shape(self, input_shape: Shape | None = None) -> Shape:
         """The shape of the dense kernel."""
         return self.modes.kernel_shape
 
 
-def refused_quantize(layer, mode=None, *args, **kwargs) -> NoReturn:
+def refused_quantize(
+    layer: keras.Layer, mode: str | None = None, *args: Any, **kwargs: Any
+) -> NoReturn:
     """The `quantize` of every layer whose weights are cores: it raises, and says what to do.
 
     It is a ValueError: of a NotImplementedError `model.quantize` makes a warning, and the layer
@@ -172,10 +175,10 @@ def refused_quantize(layer, mode=None, *args, **kwargs) -> NoReturn:
 class _WholeKernel(keras.regularizers.Regularizer):
     """The penalty of a kernel, hung on one of its cores; Keras 3.12 takes no plain function."""
 
-    def __init__(self, kernel: FactorizedKernel):
+    def __init__(self, kernel: FactorizedKernel) -> None:
         self.kernel = kernel
 
-    def __call__(self, core):
+    def __call__(self, core: keras.Variable) -> Tensor:
         return self.kernel.penalty()
 
 
@@ -209,7 +212,7 @@ def tensorize_kernel(kernel: np.ndarray, network: Network, modes: KernelModes) -
 
 
 def decompose_kernel(
-    kernel: np.ndarray, network: Network, modes: KernelModes, quick: bool = False, **threshold
+    kernel: np.ndarray, network: Network, modes: KernelModes, quick: bool = False, **threshold: Any
 ) -> list[np.ndarray]:
     """Cores whose merge is near a dense kernel: at the network's ranks, or by a threshold.
 
@@ -229,7 +232,7 @@ def decompose_kernel(
 
 
 def decompose_tensor(
-    tensor: np.ndarray, network: Network, quick: bool = False, **threshold
+    tensor: np.ndarray, network: Network, quick: bool = False, **threshold: Any
 ) -> list[np.ndarray]:
     """Cores of a tensor whose axes are the network's modes, as its format's decomposition has them.
 
@@ -244,7 +247,7 @@ def decompose_tensor(
     return [np.asarray(core) for core in format.decompose(tensor, network, **how)]
 
 
-def equalised(cores) -> list[np.ndarray]:
+def equalised(cores: list[Tensor]) -> list[np.ndarray]:
     """The same merged kernel from cores whose entries have one root mean square.
 
     Decompositions leave orthonormal cores beside one that holds all of the norm, and a learning
@@ -279,7 +282,9 @@ def network_of_cores(network: Network, cores: list[np.ndarray]) -> Network:
     return network.with_ranks(tuple(size[bond] for bond in network.bonds))
 
 
-def rank_for_threshold(format_name: str, modes: KernelModes, kernel: np.ndarray, **threshold):
+def rank_for_threshold(
+    format_name: str, modes: KernelModes, kernel: np.ndarray, **threshold: Any
+) -> int | Sequence[int]:
     """The `rank` argument that a threshold gives for a dense kernel.
 
     Args:
@@ -317,7 +322,7 @@ def unlock(variables: Iterable[keras.Variable]) -> None:
         vars(variable).pop("assign", None)
 
 
-def _assign_unchanged(core, merged: np.ndarray, value):
+def _assign_unchanged(core: Any, merged: np.ndarray, value: Any) -> Any:
     """Stand in for `core.assign` while merged copies exist: the same values pass, others do not.
 
     The JAX trainer writes all variables back after `predict`, changed or not.

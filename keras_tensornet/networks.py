@@ -18,9 +18,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from keras_tensornet import validation
 from keras_tensornet.modes import KernelModes
@@ -53,7 +54,7 @@ class Network:
     group_label: str | None = None
     name: str = field(default="custom", compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_network(self)
 
     @classmethod
@@ -143,7 +144,7 @@ class Network:
         """The sizes of some labels."""
         return tuple(self.size[label] for label in labels)
 
-    def count(self, labels) -> int:
+    def count(self, labels: Iterable[str]) -> int:
         """The product of the sizes of some labels."""
         return math.prod(self.size[label] for label in labels)
 
@@ -173,7 +174,7 @@ class Network:
             self.name,
         )
 
-    def to_config(self) -> dict:
+    def to_config(self) -> dict[str, Any]:
         """The network as plain lists and dicts, from which `from_config` builds it again."""
         return {
             "cores": [list(core) for core in self.cores],
@@ -186,7 +187,7 @@ class Network:
         }
 
     @classmethod
-    def from_config(cls, config: Mapping) -> Network:
+    def from_config(cls, config: Mapping[str, Any]) -> Network:
         """The network that `to_config` described."""
         return cls(
             cores=tuple(tuple(core) for core in config["cores"]),
@@ -362,6 +363,6 @@ def _select(labels: str | None, known: list[str], prefix: str) -> Labels:
     return tuple(label for label in known if label.startswith(prefix))
 
 
-def _natural(label: str) -> tuple:
+def _natural(label: str) -> tuple[Any, ...]:
     """Sort key that puts "i2" before "i10"."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", label))

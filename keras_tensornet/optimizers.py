@@ -8,12 +8,14 @@ Adam." A `RoutedOptimizer` does that inside `fit`: each variable goes to one inn
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_tensornet import validation
+from keras_tensornet.types import Config, Tensor
 
 # Names of the variables that a T-Basis network adds, at the end of their paths.
 TBASIS_VARIABLES = r"(^|/)tbasis(_coefficients|_adapters)?$"
@@ -45,7 +47,7 @@ class RoutedOptimizer(keras.optimizers.Optimizer):
     >>> RoutedOptimizer({"bias$": keras.optimizers.Adam(1e-3)}, keras.optimizers.SGD(0.1))
     """
 
-    def __init__(self, routes, default, name="routed"):
+    def __init__(self, routes: Mapping[str, Any], default: Any, name: str = "routed") -> None:
         # The rate of this base class is never used.
         super().__init__(learning_rate=0.0, name=name)
         self.default = _optimizer("default", default)
@@ -60,18 +62,18 @@ class RoutedOptimizer(keras.optimizers.Optimizer):
             )
 
     @property
-    def optimizers(self) -> list:
+    def optimizers(self) -> list[keras.optimizers.Optimizer]:
         """The inner optimizers: those of the routes in order, then the default."""
         return [*self.routes.values(), self.default]
 
-    def route(self, variable) -> keras.optimizers.Optimizer:
+    def route(self, variable: keras.Variable) -> keras.optimizers.Optimizer:
         """The optimizer that a variable goes to."""
         for pattern, optimizer in self.routes.items():
             if re.search(pattern, variable.path):
                 return optimizer
         return self.default
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Build each inner optimizer on its variables."""
         if self.built:
             return
@@ -83,12 +85,14 @@ class RoutedOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         """State of this optimizer and of the inner ones."""
         inner = [one.variables for one in getattr(self, "optimizers", [])]
         return [*self._variables, *(variable for part in inner for variable in part)]
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
+    ) -> None:
         """Hand gradients and variables to the inner optimizers."""
         grads = list(grads)
         if not grads:
@@ -112,32 +116,34 @@ class RoutedOptimizer(keras.optimizers.Optimizer):
                 optimizer.apply(*zip(*own, strict=True))
         self._iterations.assign_add(1)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         """Refused: the inner optimizers update their own variables."""
         raise TypeError("A RoutedOptimizer has no update step of its own; call `apply`.")
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Let each inner optimizer finish its variables (moving averages)."""
         for optimizer, own in zip(self.optimizers, self._parts(var_list), strict=True):
             if own:
                 optimizer.finalize_variable_values(own)
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         """The learning rate of the default optimizer."""
         return self.default.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         self.default.learning_rate = learning_rate
 
-    def _parts(self, variables) -> list[list]:
+    def _parts(self, variables: Sequence[keras.Variable]) -> list[list[keras.Variable]]:
         return [
             [one for one in variables if self.route(one) is optimizer]
             for optimizer in self.optimizers
         ]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The inner optimizers, serialised."""
         serialize = keras.optimizers.serialize
         return {
@@ -147,7 +153,7 @@ class RoutedOptimizer(keras.optimizers.Optimizer):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> RoutedOptimizer:
         """An optimizer of the same routes, with fresh state."""
         restore = keras.optimizers.deserialize
         routes = {
@@ -176,7 +182,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         [0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
-    def __init__(self, learning_rate, warmup_steps):
+    def __init__(self, learning_rate: float, warmup_steps: int) -> None:
         if isinstance(learning_rate, dict):
             learning_rate = keras.saving.deserialize_keras_object(learning_rate)
         schedule = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
@@ -188,14 +194,14 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         self.rate = learning_rate
         self.warmup_steps = validation.positive_int("warmup_steps", warmup_steps)
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         """The rate at a step, counted from 0."""
         rate = self.rate(step) if callable(self.rate) else self.rate
         step = ops.cast(step, "float32")
         share = ops.minimum(ops.divide(ops.add(step, 1.0), float(self.warmup_steps)), 1.0)
         return ops.multiply(share, rate)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """Plain values of the arguments."""
         rate = self.rate
         if callable(rate):
@@ -204,7 +210,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def tbasis_optimizer(
-    default: keras.optimizers.Optimizer, learning_rate=0.003, warmup_steps: int = 2000
+    default: keras.optimizers.Optimizer, learning_rate: float = 0.003, warmup_steps: int = 2000
 ) -> RoutedOptimizer:
     """The paper's optimizer: Adam for basis, coefficients and adapters, `default` for the rest.
 
@@ -225,7 +231,7 @@ def tbasis_optimizer(
     return RoutedOptimizer({TBASIS_VARIABLES: adam}, default, name="tbasis_optimizer")
 
 
-def _optimizer(name: str, value) -> keras.optimizers.Optimizer:
+def _optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
     if not isinstance(value, keras.optimizers.Optimizer):
         raise TypeError(
             f"`{name}` must be a Keras optimizer. Received: {value!r} of type "
@@ -234,7 +240,7 @@ def _optimizer(name: str, value) -> keras.optimizers.Optimizer:
     return value
 
 
-def _mapping(routes) -> Mapping:
+def _mapping(routes: Any) -> Mapping[str, Any]:
     if not isinstance(routes, Mapping) or not routes:
         raise ValueError(
             "`routes` must be a dict of at least one regular expression and its optimizer. "

@@ -16,17 +16,21 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
+from typing import NoReturn
 
 import keras
 from keras import ops
 
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Config, Tensor
 
 # Below this norm a group counts as zero, where its gradient is not defined.
 SMALLEST_NORM = 1e-8
 
 
-def drop_bonds(network: Network, cores: Sequence, rate: float, seed) -> list:
+def drop_bonds(
+    network: Network, cores: Sequence[Tensor], rate: float, seed: keras.random.SeedGenerator
+) -> list[Tensor]:
     """The cores with a random share of the indices of each bond dropped, the others scaled.
 
     Each index of each bond is dropped with probability `rate`, or multiplied by 1 / (1 - rate).
@@ -76,8 +80,8 @@ class BondGroupLasso(keras.regularizers.Regularizer):
     1
     """
 
-    def __init__(self, strength=0.001):
-        if isinstance(strength, bool) or not isinstance(strength, numbers.Real):
+    def __init__(self, strength: float = 0.001) -> None:
+        if isinstance(strength, bool) or not isinstance(strength, (float, numbers.Real)):
             raise TypeError(
                 f"`strength` must be a number. Received: strength={strength!r} of type "
                 f"{type(strength).__name__}."
@@ -86,7 +90,7 @@ class BondGroupLasso(keras.regularizers.Regularizer):
             raise ValueError(f"`strength` must not be negative. Received: strength={strength}.")
         self.strength = float(strength)
 
-    def of_cores(self, network: Network, cores: Sequence):
+    def of_cores(self, network: Network, cores: Sequence[Tensor]) -> Tensor:
         """The penalty of the cores of a network, a scalar."""
         norms = [
             ops.sum(ops.sqrt(ops.maximum(slice_squares(network, cores, bond), SMALLEST_NORM**2)))
@@ -95,19 +99,19 @@ class BondGroupLasso(keras.regularizers.Regularizer):
         ]
         return self.strength * sum(norms) if norms else ops.zeros(())
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> NoReturn:
         raise TypeError(
             "BondGroupLasso acts on the bonds between the cores of a factorized layer. Received a "
             f"tensor of shape {tuple(x.shape)}, which has none. Give it to a layer of "
             "keras_tensornet, as `kernel_regularizer`."
         )
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """Plain values of the arguments."""
         return {"strength": self.strength}
 
 
-def slice_squares(network: Network, cores: Sequence, bond: str):
+def slice_squares(network: Network, cores: Sequence[Tensor], bond: str) -> Tensor:
     """Sum of squares of everything that belongs to each index of a bond: (bond size,)."""
     return sum(
         ops.sum(ops.square(core), axis=_axes_but(labels, bond))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 # A batch, and the height or width of an image or the length of a sequence, that are not known.
 BATCH_HINT = 32
@@ -21,7 +22,7 @@ def with_batch(shape: Iterable[int | None], batch_size: int) -> tuple[int, ...]:
     return (batch_size, *filled(extents))
 
 
-def built_shape(layer) -> tuple[int | None, ...]:
+def built_shape(layer: Any) -> tuple[int | None, ...]:
     """The shape that a layer was built for; of several inputs (a sequence, its states) the first.
 
     Empty if the layer has not noted one.

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 
 # Frames of these packages stand between a user's line and ours when Keras builds a layer.
 NOT_THE_USER = ("keras", "keras_tensornet", "tensorflow")
@@ -84,7 +85,7 @@ def warn_user(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def _package(frame) -> str:
+def _package(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "")).split(".")[0]
 
 

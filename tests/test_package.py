@@ -14,7 +14,7 @@ import keras_tensornet
 ROOT = Path(keras_tensornet.__file__).parent
 # The rooms of the house. A module may import from rooms of its level or below.
 LEVELS = {
-    0: ("validation", "modes", "networks", "shapes", "files", "wording"),
+    0: ("validation", "modes", "networks", "shapes", "files", "wording", "types"),
     1: ("contraction", "decompositions", "formats", "ranks"),
     2: (
         "initializers",

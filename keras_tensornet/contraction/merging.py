@@ -11,11 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 
 from keras_tensornet.contraction.orders import MergePlanner, Tree, merge_order
 from keras_tensornet.contraction.pairwise import Labels, Operand, PairStep, arrange, pair_step
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Tensor
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class MergePlan:
             for step in self.steps
         )
 
-    def run(self, cores: Sequence, xp):
+    def run(self, cores: Sequence[Tensor], xp: ModuleType) -> Tensor:
         """Merge the cores with an array module that has transpose, reshape and matmul.
 
         Args:
@@ -137,7 +139,7 @@ def kernel_plan(network: Network, order: str = "planned") -> MergePlan:
     return merge_plan(network, merge_order(network, order), network.kernel_labels)
 
 
-def to_keras_layout(kernel, modes: KernelModes, xp):
+def to_keras_layout(kernel: Tensor, modes: KernelModes, xp: ModuleType) -> Tensor:
     """Bring a merged kernel (modes as axes) into Keras layout, cutting any padding off.
 
     Args:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 
 from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.merging import MergePlan, kernel_plan, merge_plan
 from keras_tensornet.contraction.orders import merge_order
 from keras_tensornet.contraction.pairwise import PairStep, pair_step
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Tensor
 
 MACHINE = Machine()
 
@@ -24,19 +26,18 @@ class NormPlan:
     """Gram tensors of each core, then their contraction; or the kernel itself where cheaper.
 
     Attributes:
-        grams: the contraction of each core with itself.
-        merge: contracts the gram tensors to a number.
-        kernel: merges the kernel instead, if that is predicted to be faster.
+        grams: the contraction of each core with itself; none if merging the kernel is predicted
+            to be faster.
+        merge: contracts the gram tensors to a number, or the cores to the kernel.
     """
 
     grams: tuple[PairStep, ...]
-    merge: MergePlan | None
-    kernel: MergePlan | None
+    merge: MergePlan
 
-    def run(self, cores, xp):
+    def run(self, cores: list[Tensor], xp: ModuleType) -> Tensor:
         """The sum of squares of the merged kernel, a scalar."""
-        if self.kernel is not None:
-            merged = self.kernel.run(cores, xp)
+        if not self.grams:
+            merged = self.merge.run(cores, xp)
             return xp.sum(xp.multiply(merged, merged))
         grams = [step.run(core, core, xp) for step, core in zip(self.grams, cores, strict=True)]
         return self.merge.run(grams, xp)
@@ -47,7 +48,7 @@ def norm_plan(network: Network) -> NormPlan:
     """Choose how the norm of a network's kernel is computed, by predicted time."""
     kernel = kernel_plan(network)
     if _shares_modes(network):
-        return NormPlan((), None, kernel)
+        return NormPlan((), kernel)
     doubled, grams = _double(network)
     merge = merge_plan(doubled, merge_order(doubled), ())
     by_cores = MACHINE.merge_step(
@@ -56,8 +57,8 @@ def norm_plan(network: Network) -> NormPlan:
     )
     elements = kernel.moved_elements + 2 * network.count(network.kernel_labels)
     if MACHINE.merge_step(kernel.flops, elements) < by_cores:
-        return NormPlan((), None, kernel)
-    return NormPlan(grams, merge, None)
+        return NormPlan((), kernel)
+    return NormPlan(grams, merge)
 
 
 def _double(network: Network) -> tuple[Network, tuple[PairStep, ...]]:

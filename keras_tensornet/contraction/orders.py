@@ -9,7 +9,7 @@ the two results. "planned" finds the cheapest such tree by dynamic programming o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import opt_einsum
@@ -75,7 +75,7 @@ class MergePlanner:
         machine: Machine = Machine(),
         keep: frozenset[str] = frozenset(),
         wanted: tuple[str, ...] = (),
-    ):
+    ) -> None:
         self.network = network
         self.machine = machine
         self.size = network.size
@@ -103,7 +103,7 @@ class MergePlanner:
             self._open[cores] = inside & outside
         return self._open[cores]
 
-    def count(self, labels) -> int:
+    def count(self, labels: Iterable[str]) -> int:
         """The product of the sizes of some labels."""
         return math.prod(self.size[label] for label in labels)
 

@@ -11,6 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+
+from keras_tensornet.types import Tensor
 
 Labels = tuple[str, ...]
 
@@ -22,7 +25,7 @@ class Operand:
     transpose: tuple[int, ...] | None
     shape: tuple[int, ...]
 
-    def prepare(self, array, xp):
+    def prepare(self, array: Tensor, xp: ModuleType) -> Tensor:
         """The operand as matrices: a matrix, or a stack of them."""
         if self.transpose is not None:
             array = xp.transpose(array, self.transpose)
@@ -49,7 +52,7 @@ class PairStep:
     right_operand: Operand
     flops: int
 
-    def run(self, left, right, xp):
+    def run(self, left: Tensor, right: Tensor, xp: ModuleType) -> Tensor:
         """The contracted tensor, with axes `labels`."""
         product = xp.matmul(
             self.left_operand.prepare(left, xp), self.right_operand.prepare(right, xp)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count, product
+from typing import Any
 
 from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.pairwise import Labels
@@ -214,7 +215,7 @@ def _cheapest_chains(context: StageContext) -> Iterator[tuple[int, ...]]:
     everything = context.planner.everything
     visits: Counter[int] = Counter()
     ticket = count()
-    waiting: list = [(0.0, next(ticket), 0, ())]
+    waiting: list[Any] = [(0.0, next(ticket), 0, ())]
     found = 0
     while waiting and found < CHAINS:
         cost, _, absorbed, chain = heapq.heappop(waiting)

@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import ModuleType
 
 from keras_tensornet import validation
 from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.merging import MergePlan, kernel_plan, merge_plan
 from keras_tensornet.contraction.orders import merge_order
+from keras_tensornet.contraction.pairwise import Operand
 from keras_tensornet.contraction.plans import SURE
 from keras_tensornet.contraction.stages import Workload
 from keras_tensornet.networks import Labels, Network
+from keras_tensornet.types import Tensor
 
 CHOICES = ("auto", "factorized", "reconstructed")
 ROW = "row"
@@ -43,7 +46,7 @@ class Gather:
     transpose: tuple[int, ...]
     slice_size: int
 
-    def run(self, core, indices, xp):
+    def run(self, core: Tensor, indices: Tensor, xp: ModuleType) -> Tensor:
         """(entries of the input modes, slice) picked by indices (N,) -> (N, slice)."""
         table = xp.reshape(xp.transpose(core, self.transpose), (-1, self.slice_size))
         combined = None
@@ -76,7 +79,7 @@ class RowPlan:
     flops: int
     candidates: tuple[tuple[str, float], ...]
 
-    def run(self, cores: Sequence, indices, xp):
+    def run(self, cores: Sequence[Tensor], indices: Tensor, xp: ModuleType) -> Tensor:
         """Rows of the merged kernel without building it.
 
         Args:
@@ -201,10 +204,10 @@ def _row_network(network: Network, rows: int) -> Network:
 def _unknown_rows(two: MergePlan, three: MergePlan) -> MergePlan:
     """-1 wherever the plan for two rows differs from the plan for three."""
 
-    def shape(left, right):
+    def shape(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(a if a == b else -1 for a, b in zip(left, right, strict=True))
 
-    def operand(left, right):
+    def operand(left: Operand, right: Operand) -> Operand:
         return replace(left, shape=shape(left.shape, right.shape))
 
     steps = tuple(

@@ -91,7 +91,7 @@ class Stage:
 class StageContext:
     """What all stages of one network and workload share: label sets and positions."""
 
-    def __init__(self, network: Network, workload: Workload, machine: Machine):
+    def __init__(self, network: Network, workload: Workload, machine: Machine) -> None:
         self.network = network
         self.workload = workload
         self.machine = machine.training() if workload.training else machine

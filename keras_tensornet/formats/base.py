@@ -145,7 +145,9 @@ def paired_legs(modes: KernelModes) -> list[tuple[str, ...]]:
     return mode_chain(modes) if whole else mode_pairs(modes)
 
 
-def make_network(name: str, modes: KernelModes, cores: list, bonds: dict[str, int]) -> Network:
+def make_network(
+    name: str, modes: KernelModes, cores: list[tuple[str, ...]], bonds: dict[str, int]
+) -> Network:
     """A `Network` from cores of labels, the modes, and the sizes of the bonds."""
     inputs, outputs = channel_labels(modes)
     sizes = mode_sizes(modes) | bonds

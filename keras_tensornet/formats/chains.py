@@ -9,10 +9,12 @@ Garipov et al. 2016) gives each core a pair of modes, one input and one output.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from keras_tensornet import decompositions, ranks
+from keras_tensornet.decompositions.types import Ranks
 from keras_tensornet.formats.base import (
     Rank,
     expand_rank,
@@ -61,7 +63,9 @@ def one_cut(modes: KernelModes, rank: int) -> Rank | None:
     return None if modes.spatial else (rank,)
 
 
-def decompose_ring(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:
+def decompose_ring(
+    tensor: np.ndarray, network: Network, ranks: Ranks = None, **how: Any
+) -> list[np.ndarray]:
     """TR-SVD, then TR-ALS, of a tensor whose axes are the network's modes."""
     if len(network.cores) == 1:
         return [tensor]
@@ -71,7 +75,9 @@ def decompose_ring(tensor: np.ndarray, network: Network, ranks=None, **how) -> l
     return decompositions.tr_svd(tensor, **how)
 
 
-def decompose_train(tensor: np.ndarray, network: Network, ranks=None, **threshold) -> list:
+def decompose_train(
+    tensor: np.ndarray, network: Network, ranks: Ranks = None, **threshold: Any
+) -> list[np.ndarray]:
     """TT-SVD of a tensor whose axes are the network's modes, grouped as its cores are."""
     modes = set(network.mode_labels)
     groups, axis = [], 0
@@ -114,7 +120,7 @@ def train_vbmf_rank(kernel: np.ndarray, modes: KernelModes) -> tuple[int, ...] |
     )
 
 
-def _open_chain(name: str, modes: KernelModes, chain: list, rank: Rank) -> Network:
+def _open_chain(name: str, modes: KernelModes, chain: list[tuple[str, ...]], rank: Rank) -> Network:
     inner = len(chain) - 1
     ranks = (1, *expand_rank(rank, inner, name, f"r1 to r{inner}"), 1)
     labels = [f"r{bond}" for bond in range(len(ranks))]

@@ -12,11 +12,13 @@ rank is its whole size has no factor and stays in the core: a square factor repr
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from keras_tensornet import decompositions, validation
 from keras_tensornet.decompositions.shares import refuse_nuclear
+from keras_tensornet.decompositions.types import Ranks
 from keras_tensornet.formats.base import (
     GROUP,
     Rank,
@@ -109,7 +111,9 @@ def tucker_vbmf_rank(kernel: np.ndarray, modes: KernelModes) -> tuple[int, ...] 
     return vbmf_ranks(kernel, axes=(1, 2)) if whole else None
 
 
-def decompose_canonical(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:
+def decompose_canonical(
+    tensor: np.ndarray, network: Network, ranks: Ranks = None, **how: Any
+) -> list[np.ndarray]:
     """CP by alternating least squares of a tensor whose axes are the network's modes."""
     if len(network.cores) == 1:
         return [tensor]
@@ -118,7 +122,9 @@ def decompose_canonical(tensor: np.ndarray, network: Network, ranks=None, **how)
     return decompositions.cp_als(tensor, **how)
 
 
-def decompose_tucker(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:
+def decompose_tucker(
+    tensor: np.ndarray, network: Network, ranks: Ranks = None, **how: Any
+) -> list[np.ndarray]:
     """Tucker by orthogonal iteration of a tensor whose axes are the network's modes."""
     legs = mode_chain(network.kernel_modes())
     tensor, axes = _legs_as_axes(tensor, network, legs)
@@ -129,7 +135,9 @@ def decompose_tucker(tensor: np.ndarray, network: Network, ranks=None, **how) ->
     return decompositions.hooi(tensor, axes=axes, **how)
 
 
-def decompose_blocks(tensor: np.ndarray, network: Network, ranks=None, **how) -> list:
+def decompose_blocks(
+    tensor: np.ndarray, network: Network, ranks: Ranks = None, **how: Any
+) -> list[np.ndarray]:
     """Block-term Tucker; a threshold also chooses how many blocks, by the fewest parameters."""
     legs = paired_legs(network.kernel_modes())
     tensor, axes = _legs_as_axes(tensor, network, legs)
@@ -167,14 +175,14 @@ def _factored(
         bonds[bond] = rank
         factors.append((*shared, *leg, bond))
     if not factors:
-        return make_network(name, modes, [core], {})
+        return make_network(name, modes, [tuple(core)], {})
     if blocks is not None:
         bonds[BLOCK] = blocks
     return make_network(name, modes, [(*shared, *core), *factors], bonds)
 
 
 def _leg_ranks(
-    name: str, modes: KernelModes, legs: Legs, rank: Rank, of_blocks: tuple | None = None
+    name: str, modes: KernelModes, legs: Legs, rank: Rank, of_blocks: tuple[int, ...] | None = None
 ) -> tuple[int, ...]:
     """One rank for each leg; those that the argument leaves out are whole.
 
@@ -229,7 +237,9 @@ def _factor_ranks(network: Network) -> tuple[int, ...]:
     return tuple(network.size[factor[-1]] for factor in network.cores[1:])
 
 
-def _legs_as_axes(tensor: np.ndarray, network: Network, legs: Legs) -> tuple[np.ndarray, tuple]:
+def _legs_as_axes(
+    tensor: np.ndarray, network: Network, legs: Legs
+) -> tuple[np.ndarray, tuple[int, ...]]:
     """The tensor with one axis for each leg, and which of the axes have a factor."""
     labels = network.mode_labels
     order = [labels.index(label) for leg in legs for label in leg]
@@ -251,7 +261,9 @@ def _split_legs(part: np.ndarray, labels: tuple[str, ...], network: Network) -> 
     return part.reshape(shape)
 
 
-def _blocks_by_error(tensor: np.ndarray, axes: tuple[int, ...], eps=None, **how) -> list:
+def _blocks_by_error(
+    tensor: np.ndarray, axes: tuple[int, ...], eps: float | None = None, **how: Any
+) -> list[Any]:
     """The cheapest of one Tucker block by the threshold and several of lower rank, equally near."""
     refuse_nuclear(how.get("energy"), "A sum of blocks")
     core, *factors = decompositions.hooi(tensor, eps=eps, axes=axes, **how)
@@ -273,7 +285,7 @@ def _blocks_by_error(tensor: np.ndarray, axes: tuple[int, ...], eps=None, **how)
     return best
 
 
-def _error(tensor: np.ndarray, axes: tuple[int, ...], parts: list) -> float:
+def _error(tensor: np.ndarray, axes: tuple[int, ...], parts: list[Any]) -> float:
     """Relative error of a sum of blocks."""
     rest = np.array(tensor, dtype="float64")
     norm = float(np.linalg.norm(rest))
@@ -285,5 +297,5 @@ def _error(tensor: np.ndarray, axes: tuple[int, ...], parts: list) -> float:
     return float(np.linalg.norm(rest)) / (norm or 1.0)
 
 
-def _num_params(parts: list) -> int:
+def _num_params(parts: list[Any]) -> int:
     return sum(part.size for part in parts)

@@ -7,9 +7,12 @@ tree separates all inputs from all outputs, else single modes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from keras_tensornet import decompositions
+from keras_tensornet.decompositions.types import Ranks
 from keras_tensornet.formats.base import Rank, expand_rank, make_network, paired_legs
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
@@ -36,7 +39,9 @@ def tucker_tree(modes: KernelModes, rank: Rank) -> Network:
     return make_network("ht", modes, cores, dict(zip(bonds, ranks, strict=True)))
 
 
-def decompose_tree(tensor: np.ndarray, network: Network, ranks=None, **threshold) -> list:
+def decompose_tree(
+    tensor: np.ndarray, network: Network, ranks: Ranks = None, **threshold: Any
+) -> list[np.ndarray]:
     """Hierarchical SVD of a tensor whose axes are the network's modes, grouped as the leaves."""
     legs = paired_legs(network.kernel_modes())
     if ranks:
