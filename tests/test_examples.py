@@ -18,7 +18,11 @@ SCRIPTS = sorted(
     if all(word in path.read_text(encoding="utf-8") for word in ("smoke", "__main__"))
 )
 QUICK = [ROOT / "examples" / "custom_network.py"]  # in seconds as it is
-NEEDS = {"peers": ("tednet", "tltorch"), "lenet5_mnist": ("keras_tuner",)}
+NEEDS = {
+    "peers": ("tednet", "tltorch"),
+    "lenet5_mnist": ("keras_tuner",),
+    "compress_minilm": ("keras_hub",),
+}
 # Starts a model server from an environment of its own, which has to be made first.
 BY_HAND = ("serving",)
 
