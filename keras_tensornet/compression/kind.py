@@ -12,7 +12,7 @@ from keras import ops
 from keras_tensornet import formats
 from keras_tensornet.compression.patches import Geometry
 from keras_tensornet.contraction import Workload
-from keras_tensornet.layers.common import DENSE_ONLY, settings_of
+from keras_tensornet.layers.conversion import DENSE_ONLY, settings_of
 from keras_tensornet.shapes import built_shape
 
 

@@ -18,7 +18,7 @@ from keras_tensornet import layers
 from keras_tensornet.compression.ends import EMBEDDING, ends
 from keras_tensornet.compression.kind import Kind
 from keras_tensornet.compression.recurrent_kinds import RecurrentKind
-from keras_tensornet.layers.common import DENSE_ONLY
+from keras_tensornet.layers.conversion import DENSE_ONLY
 from keras_tensornet.rewriting.choice import as_tuple, chosen_paths
 from keras_tensornet.rewriting.walker import walk_layers
 

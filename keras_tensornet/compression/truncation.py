@@ -16,7 +16,7 @@ from keras_tensornet import formats, validation
 from keras_tensornet.contraction import kernel_plan, to_keras_layout
 from keras_tensornet.formats import Rank
 from keras_tensornet.kernels import FactorizedKernel, decompose_kernel, network_of_cores
-from keras_tensornet.layers.common import one_threshold
+from keras_tensornet.layers.conversion import one_threshold
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network, largest_useful_ranks
 from keras_tensornet.rewriting.walker import rewrite_model

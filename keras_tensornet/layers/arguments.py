@@ -8,9 +8,10 @@ from keras_tensornet import formats, validation
 from keras_tensornet.contraction import check_implementation
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Config, Implementation, Modes, Rank
 
 
-def resolve_format(fixed: str | None, format: str | None, network) -> str | None:
+def resolve_format(fixed: str | None, format: str | None, network: Network | None) -> str | None:
     """The name of the format, "tr" by default; None with a network of the user's own."""
     if fixed is not None and format not in (None, fixed):
         raise ValueError(
@@ -27,7 +28,7 @@ def resolve_format(fixed: str | None, format: str | None, network) -> str | None
     return formats.get(fixed or format or "tr").name
 
 
-def resolve_network(network) -> Network | None:
+def resolve_network(network: Network | Config | None) -> Network | None:
     """The network, also from its configuration."""
     if isinstance(network, dict):
         return Network.from_config(network)
@@ -39,7 +40,7 @@ def resolve_network(network) -> Network | None:
     return network
 
 
-def resolve_rank(rank, network):
+def resolve_rank(rank: Rank, network: Network | None) -> int | tuple[int, ...] | None:
     """The rank as an int or a tuple of ints; None with a network of the user's own."""
     if network is not None:
         if rank is not None:
@@ -53,7 +54,7 @@ def resolve_rank(rank, network):
     return validation.positive_int("rank", rank)
 
 
-def resolve_implementation(implementation) -> str | dict:
+def resolve_implementation(implementation: Implementation) -> str | dict[str, str]:
     """An implementation for all calls, or one for inference, one for training, one if frozen."""
     if not isinstance(implementation, dict):
         return check_implementation(implementation)
@@ -65,7 +66,7 @@ def resolve_implementation(implementation) -> str | dict:
     return {phase: check_implementation(chain) for phase, chain in implementation.items()}
 
 
-def resolve_mode_argument(name: str, modes):
+def resolve_mode_argument(name: str, modes: Modes) -> int | tuple[int, ...] | None:
     """Modes as None, a number of modes, or a tuple of ints."""
     if modes is None:
         return None

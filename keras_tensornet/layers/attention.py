@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_tensornet import formats
 from keras_tensornet.layers.arguments import resolve_implementation
-from keras_tensornet.layers.common import check_source, one_threshold, serialisable
+from keras_tensornet.layers.common import serialisable
+from keras_tensornet.layers.conversion import check_source, one_threshold
 from keras_tensornet.layers.einsum_dense import FactorizedEinsumDense
 from keras_tensornet.layers.mixin import ByName
+from keras_tensornet.types import Config, Implementation, Rank, Shape
 
 # The projections, in the order in which they are built; "gate" only with `use_gate`.
 PROJECTIONS = ("query", "key", "gate", "value", "output")
@@ -54,15 +57,15 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
 
     def __init__(
         self,
-        num_heads,
-        key_dim,
+        num_heads: int,
+        key_dim: int,
         *,
-        value_dim=None,
-        rank=None,
-        format="tr",
-        implementation="auto",
-        **kwargs,
-    ):
+        value_dim: int | None = None,
+        rank: Rank | Mapping[str, Rank] = None,
+        format: str = "tr",
+        implementation: Implementation | Mapping[str, Implementation] = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_heads, key_dim, value_dim=value_dim, **kwargs)
         self.format = formats.get(format).name
         self._use_gate = getattr(self, "_use_gate", False)
@@ -72,7 +75,7 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
             self._projection(name, 2, 1, (1,))
 
     @staticmethod
-    def dense_class():
+    def dense_class() -> type[keras.layers.Layer]:
         """The dense twin."""
         return keras.layers.MultiHeadAttention
 
@@ -87,7 +90,7 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
         return {name: getattr(self, f"_{name}_dense") for name in self._names()}
 
     @property
-    def implementation(self):
+    def implementation(self) -> Any:
         """One implementation for all projections, or a dict with one for each where they differ."""
         found = dict(self._implementations)
         if self.built:
@@ -96,7 +99,7 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
         return first if all(one == first for one in found.values()) else found
 
     @implementation.setter
-    def implementation(self, value):
+    def implementation(self, value: Any) -> None:
         names = self._names()
         each = isinstance(value, Mapping) and set(value) == set(names)
         found = {name: resolve_implementation(value[name] if each else value) for name in names}
@@ -111,7 +114,7 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
             raise
         self._implementations = found
 
-    def build(self, query_shape, value_shape, key_shape=None):
+    def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
         """Create the projections for query, value and key of those shapes."""
         query_shape, value_shape = tuple(query_shape), tuple(value_shape)
         key_shape = value_shape if key_shape is None else tuple(key_shape)
@@ -130,8 +133,8 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
             getattr(self, f"_{name}_dense").build(shape)
         # The hooks that keras.layers.MultiHeadAttention offers for other kinds of attention.
         self._build_attention(len(query_shape) + 1)
-        out = self._output_shape or query_shape[-1:]
-        self._output_dense = self._projection("output", len(query_shape) + 1, 2, tuple(out))
+        out_shape: Any = self._output_shape or query_shape[-1:]
+        self._output_dense = self._projection("output", len(query_shape) + 1, 2, tuple(out_shape))
         self._output_dense.build((*query_shape[:-1], *wide))
         self._shapes = {"query": query_shape, "value": value_shape, "key": key_shape}
         self.built = True
@@ -139,7 +142,9 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
     def _names(self) -> tuple[str, ...]:
         return tuple(name for name in PROJECTIONS if name != "gate" or self._use_gate)
 
-    def _projection(self, name: str, ndim: int, summed: int, out: tuple) -> FactorizedEinsumDense:
+    def _projection(
+        self, name: str, ndim: int, summed: int, out: tuple[int, ...]
+    ) -> FactorizedEinsumDense:
         """The projection of inputs of `ndim` axes, the last `summed` of them to the axes `out`."""
         letters = string.ascii_lowercase
         rows, old = letters[: ndim - summed], letters[ndim - summed : ndim]
@@ -157,7 +162,15 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
         )
 
     @classmethod
-    def from_layer(cls, layer, rank=None, energy=None, eps=None, energy_norm="frobenius", **kwargs):
+    def from_layer(
+        cls,
+        layer: keras.Layer,
+        rank: Rank | Mapping[str, Rank] = None,
+        energy: float | None = None,
+        eps: float | None = None,
+        energy_norm: str = "frobenius",
+        **kwargs: Any,
+    ) -> FactorizedMultiHeadAttention:
         """A factorized layer that stands for a trained `keras.layers.MultiHeadAttention`.
 
         Args:
@@ -191,7 +204,7 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
             projection.set_weights(ranks[name].get_weights())
         return result
 
-    def to_dense_layer(self):
+    def to_dense_layer(self) -> keras.layers.Layer:
         """The `keras.layers.MultiHeadAttention` with the merged kernels and the same settings."""
         projections = self.projections
         config = self.get_config()
@@ -206,7 +219,7 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
             target.set_weights([ops.convert_to_numpy(weight) for weight in weights])
         return dense
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {
             **super().get_config(),
@@ -216,7 +229,9 @@ class FactorizedMultiHeadAttention(ByName, keras.layers.MultiHeadAttention):
         }
 
 
-def _resolve_ranks(rank, names: tuple[str, ...]):
+def _resolve_ranks(
+    rank: Rank | Mapping[str, Rank], names: tuple[str, ...]
+) -> Rank | dict[str, Rank]:
     """One rank for all projections, or a plain dict with one for each."""
     if not isinstance(rank, Mapping):
         return rank
@@ -225,16 +240,15 @@ def _resolve_ranks(rank, names: tuple[str, ...]):
             "`rank` must be one rank for all projections or a dict with one for each of "
             f"{', '.join(map(repr, names))}. Received: rank={dict(rank)}."
         )
-    return {
-        name: tuple(rank[name]) if isinstance(rank[name], list) else rank[name] for name in names
-    }
+    found = ((name, rank[name]) for name in names)
+    return {name: tuple(one) if isinstance(one, list) else one for name, one in found}
 
 
-def _rank_of(rank, name: str):
+def _rank_of(rank: Rank | Mapping[str, Rank], name: str) -> Rank:
     return rank[name] if isinstance(rank, Mapping) else rank
 
 
-def _shapes_of(layer) -> dict[str, tuple]:
+def _shapes_of(layer: keras.Layer) -> dict[str, Shape]:
     """The shapes from which a layer like a built attention layer builds."""
     shapes = {}
     for name in ("query", "value", "key"):

@@ -12,6 +12,7 @@ inputs with the input kernel, the dropout masks, and the merging of the recurren
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,8 +29,9 @@ from keras_tensornet.layers.common import FactorizedMethods
 from keras_tensornet.layers.implementation import FACTORIZED, choices
 from keras_tensornet.layers.recurrence import Recurrence
 from keras_tensornet.modes import KernelModes, balanced_modes, kernel_modes, resolve_modes
-from keras_tensornet.networks import clip_ranks
+from keras_tensornet.networks import Network, clip_ranks
 from keras_tensornet.shapes import BATCH_HINT, rows_of
+from keras_tensornet.types import Config, Identifier, Implementation, Modes, Rank, Shape, Tensor
 
 MASKED_CELL: Any = keras_internals.masked_cell()
 
@@ -43,33 +45,33 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
 
     def __init__(
         self,
-        units,
+        units: int,
         *,
-        rank=None,
-        format=None,
-        network=None,
-        in_modes=None,
-        out_modes=None,
-        recurrent_rank=None,
-        recurrent_format=None,
-        recurrent_modes=None,
-        activation="tanh",
-        recurrent_activation="sigmoid",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        implementation="auto",
-        **kwargs,
-    ):
+        rank: Rank = None,
+        format: str | None = None,
+        network: Network | None = None,
+        in_modes: Modes = None,
+        out_modes: Modes = None,
+        recurrent_rank: Rank = None,
+        recurrent_format: str | None = None,
+        recurrent_modes: Modes = None,
+        activation: Identifier = "tanh",
+        recurrent_activation: Identifier = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Identifier = "glorot_uniform",
+        recurrent_initializer: Identifier = "orthogonal",
+        bias_initializer: Identifier = "zeros",
+        kernel_regularizer: Identifier = None,
+        recurrent_regularizer: Identifier = None,
+        bias_regularizer: Identifier = None,
+        kernel_constraint: Identifier = None,
+        recurrent_constraint: Identifier = None,
+        bias_constraint: Identifier = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        implementation: Implementation = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.units = validation.positive_int("units", units)
         self._set_arguments(
@@ -88,7 +90,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
             kernel_constraint,
             bias_constraint,
         )
-        self.recurrent_rank = self._resolve_recurrent_rank(recurrent_rank)
+        self.recurrent_rank: Any = self._resolve_recurrent_rank(recurrent_rank)
         self.recurrent_format = recurrent_format and formats.get(recurrent_format).name
         self.recurrent_modes = resolve_mode_argument("recurrent_modes", recurrent_modes)
         self.recurrent_activation = activations.get(recurrent_activation)
@@ -98,13 +100,13 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         self.dropout = validation.rate("dropout", dropout)
         self.recurrent_dropout = validation.rate("recurrent_dropout", recurrent_dropout)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
-        self.state_size = self.units
+        self.state_size: int | list[int] = self.units
         self.output_size = self.units
-        self._running = None
-        self.reset_dropout_mask()
-        self.reset_recurrent_dropout_mask()
+        self._running: Recurrence | None = None
+        self._input_mask: Tensor | None = None
+        self._recurrent_masks: tuple[Tensor, ...] | None = None
 
-    def _resolve_recurrent_rank(self, rank):
+    def _resolve_recurrent_rank(self, rank: Rank) -> int | tuple[int, ...] | None:
         if rank is None:
             return None
         if self.network_argument is not None:
@@ -116,7 +118,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
             return validation.int_tuple("recurrent_rank", rank)
         return validation.positive_int("recurrent_rank", rank)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create cores, recurrent kernel and bias for inputs (batch, features)."""
         features = input_shape[-1]
         if features is None:
@@ -162,7 +164,9 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         out_modes = resolve_modes("out_modes", self.out_modes, self.units, "`units`") or (1,)
         return self._folded(features, rows, out_modes)
 
-    def _folded(self, rows: int, in_modes, out_modes) -> KernelModes:
+    def _folded(
+        self, rows: int, in_modes: tuple[int, ...], out_modes: tuple[int, ...]
+    ) -> KernelModes:
         """Modes of a kernel with these rows, the gates in the first of the units' modes."""
         columns = self.gates * self.units
         if math.prod(out_modes) == self.units:
@@ -203,7 +207,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         return KernelModes(self.units, self.gates * self.units, rows or (1,), out_modes)
 
     @property
-    def recurrent_kernel(self):
+    def recurrent_kernel(self) -> Tensor:
         """The recurrent kernel (units, gates * units): a variable, or merged from its cores."""
         self._built_kernel()
         if self._recurrent_cores is None:
@@ -211,7 +215,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         return self._recurrent_cores.value()
 
     @property
-    def recurrent_cores(self) -> list:
+    def recurrent_cores(self) -> list[keras.Variable]:
         """The cores of the recurrent kernel; empty where it is dense."""
         self._built_kernel()
         return [] if self._recurrent_cores is None else list(self._recurrent_cores.cores)
@@ -221,7 +225,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         recurrent = self._recurrent_cores
         return super().rank_holders() | ({"recurrent_rank": recurrent} if recurrent else {})
 
-    def get_initial_state(self, batch_size=None):
+    def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
         """Zeros (batch, units), one for each state."""
         count = len(self.state_size) if isinstance(self.state_size, list) else 1
         # One tensor each: stateful layers make variables of them, which on PyTorch share memory.
@@ -231,17 +235,21 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         """Within a layer the shape of its sequences, all steps of which are projected at once."""
         return self.sequence_shape or self.built_shape
 
-    def tuned_call(self, inputs, training: bool = False):
+    def tuned_call(self, inputs: Tensor, training: bool = False) -> Tensor:
         """The product with the input kernel, which is what the plan computes."""
         return self.project(inputs, training)
 
-    def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
+    def workload(
+        self, input_shape: Shape, training: bool = False, merged: bool = False
+    ) -> Workload:
         """What plans need to know of inputs of that shape: all axes but the last are rows."""
         rows = rows_of(input_shape[:-1])
         return Workload(rows=rows, training=training, merged=merged)
 
     @contextmanager
-    def sequence(self, inputs, initial_state, training: bool):
+    def sequence(
+        self, inputs: Tensor, initial_state: list[Tensor], training: bool
+    ) -> Iterator[Tensor]:
         """Prepare a whole sequence; within the context the cell expects projected inputs.
 
         Args:
@@ -265,7 +273,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
             self.reset_dropout_mask()
             self.reset_recurrent_dropout_mask()
 
-    def project(self, inputs, training: bool = False):
+    def project(self, inputs: Tensor, training: bool = False) -> Tensor:
         """(..., features) -> (..., gates * units): the input kernel and its bias."""
         plan, kernels = self._plan_and_kernels(tuple(inputs.shape), bool(training))
         outputs = run_matmul(plan, inputs, kernels, self.network.size, self.modes)
@@ -284,7 +292,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
                 f"{self.recurrent_dropout} and {holder.kernel_constraint}. Use 'auto'."
             )
 
-    def _recurrence(self, input_shape: tuple, training: bool) -> Recurrence:
+    def _recurrence(self, input_shape: Shape, training: bool) -> Recurrence:
         """The recurrent kernel, merged as far as pays, since it is merged once per sequence."""
         if self._recurrent_cores is None:
             kernel = ops.convert_to_tensor(self._recurrent_variable)
@@ -304,7 +312,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         kernels = stage_kernels(plan, holder.values(training))
         return Recurrence(plan, kernels, holder, self.units)
 
-    def call(self, inputs, states, training=False):
+    def call(self, inputs: Tensor, states: Sequence[Tensor], training: bool = False) -> Any:
         """One step: inputs (batch, features), states of (batch, units) each."""
         recurrence = self._running
         if recurrence is None:
@@ -315,13 +323,13 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         masks = self.get_recurrent_dropout_mask(states[0]) if training else None
         return self._step(inputs, states, recurrence, masks)
 
-    def get_dropout_mask(self, step_input):
+    def get_dropout_mask(self, step_input: Tensor) -> Tensor | None:
         """The mask of the inputs, the same in all steps of a sequence; None without dropout."""
         if self._input_mask is None and self.dropout:
             self._input_mask = self._mask(step_input, self.dropout)
         return self._input_mask
 
-    def get_recurrent_dropout_mask(self, step_input):
+    def get_recurrent_dropout_mask(self, step_input: Tensor) -> tuple[Tensor, ...] | None:
         """One mask of the state for each gate, the same in all steps of a sequence."""
         if self._recurrent_masks is None and self.recurrent_dropout:
             self._recurrent_masks = tuple(
@@ -329,22 +337,22 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
             )
         return self._recurrent_masks
 
-    def _mask(self, like, rate: float):
+    def _mask(self, like: Tensor, rate: float) -> Tensor:
         return keras.random.dropout(ops.ones_like(like), rate, seed=self.seed_generator)
 
-    def reset_dropout_mask(self):
+    def reset_dropout_mask(self) -> None:
         """Forget the mask; a new sequence draws a new one."""
         self._input_mask = None
 
-    def reset_recurrent_dropout_mask(self):
+    def reset_recurrent_dropout_mask(self) -> None:
         """Forget the masks; a new sequence draws new ones."""
         self._recurrent_masks = None
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(batch, units)"""
         return (input_shape[0], self.units)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         common = self._common_config()
         del common["activity_regularizer"]
@@ -364,7 +372,7 @@ class FactorizedCell(FactorizedMethods, keras.layers.Layer, MASKED_CELL):
         }
 
 
-def _low_rank_initializer(initializer):
+def _low_rank_initializer(initializer: keras.Initializer) -> keras.Initializer:
     """An initializer for cores: orthogonal kernels have no low rank, but a variance to keep.
 
     An orthogonal (units, gates * units) kernel has entries of variance gain^2 / (gates * units).

@@ -8,7 +8,7 @@ its own; each layer names its dense twin and describes its kernel's modes, and g
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 from keras import activations, constraints, initializers, ops, regularizers
@@ -20,7 +20,6 @@ from keras_tensornet.initializers import MergedVarianceScaling
 from keras_tensornet.kernels import (
     FactorizedKernel,
     decompose_kernel,
-    refused_quantize,
     relative_error,
 )
 from keras_tensornet.layers.arguments import (
@@ -31,35 +30,33 @@ from keras_tensornet.layers.arguments import (
     resolve_rank,
     spanned_modes,
 )
-from keras_tensornet.layers.conversion import (
-    DENSE_ONLY,
-    FACTORIZED_ONLY,
-    check_source,
-    one_threshold,
-    ranks_for,
-    settings_of,
-)
+from keras_tensornet.layers.conversion import Convertible
 from keras_tensornet.layers.implementation import choices
 from keras_tensornet.layers.tuned import Tunable
 from keras_tensornet.modes import KernelModes, fewest_modes, kernel_modes
 from keras_tensornet.networks import Network, clip_ranks
+from keras_tensornet.types import Config, Identifier, Implementation, Modes, Rank, Shape, Tensor
+
+T = TypeVar("T", bound=type)
 
 
 class Frozen(NamedTuple):
     """A plan and the merged kernels of its stages."""
 
     plan: Plan
-    kernels: list
+    kernels: list[Tensor]
 
 
-class FactorizedMethods(Tunable):
+class FactorizedMethods(Convertible, Tunable):
     """Methods of every layer whose kernel is a tensor network."""
 
     format: str | None = None
     # The method `(input_shape, training, merged)` of each layer.
     workload: Callable[..., Workload]
 
-    def __init__(self, *args, bond_dropout=0.0, seed=None, **kwargs):
+    def __init__(
+        self, *args: Any, bond_dropout: float = 0.0, seed: int | None = None, **kwargs: Any
+    ) -> None:
         """Keep the arguments that every factorized layer takes by name.
 
         Args:
@@ -73,25 +70,26 @@ class FactorizedMethods(Tunable):
 
     def _set_arguments(
         self,
-        rank,
-        format,
-        network,
-        in_modes,
-        out_modes,
-        implementation,
-        activation,
-        use_bias,
-        kernel_initializer,
-        bias_initializer,
-        kernel_regularizer,
-        bias_regularizer,
-        kernel_constraint,
-        bias_constraint,
+        rank: Rank,
+        format: str | None,
+        network: Network | None,
+        in_modes: Modes,
+        out_modes: Modes,
+        implementation: Implementation,
+        activation: Identifier,
+        use_bias: bool,
+        kernel_initializer: Identifier,
+        bias_initializer: Identifier,
+        kernel_regularizer: Identifier,
+        bias_regularizer: Identifier,
+        kernel_constraint: Identifier,
+        bias_constraint: Identifier,
     ) -> None:
         """Check and keep the arguments that all factorized layers share."""
         self._format = resolve_format(type(self).format, format, network)
         self.network_argument = resolve_network(network)
-        self.rank = resolve_rank(rank, network)
+        # None only with a network of the user's own.
+        self.rank: Any = resolve_rank(rank, network)
         self.in_modes = resolve_mode_argument("in_modes", in_modes)
         self.out_modes = resolve_mode_argument("out_modes", out_modes)
         self.activation = activations.get(activation)
@@ -108,7 +106,7 @@ class FactorizedMethods(Tunable):
         self.implementation = implementation
         self._frozen: Frozen | None = None
 
-    def _checked_implementation(self, implementation) -> str | dict:
+    def _checked_implementation(self, implementation: Implementation) -> str | dict[str, str]:
         resolved = super()._checked_implementation(implementation)
         if self._reparametrised and not set(choices(resolved)) <= {"auto", "reconstructed"}:
             raise ValueError(
@@ -120,7 +118,8 @@ class FactorizedMethods(Tunable):
 
     def _matrix_modes(self, in_size: int, out_size: int, out_name: str) -> KernelModes:
         """The modes of a kernel without spatial axes: as given, or the format's default."""
-        in_modes, out_modes = self.in_modes, self.out_modes
+        in_modes: Modes = self.in_modes
+        out_modes: Modes = self.out_modes
         if self.network_argument is not None:
             spanned = spanned_modes(self.network_argument, in_size, out_size)
             in_modes, out_modes = spanned.in_modes, spanned.out_modes
@@ -133,7 +132,7 @@ class FactorizedMethods(Tunable):
     def _build_kernel(self, modes: KernelModes, bias_shape: tuple[int, ...] | None = None) -> None:
         """Create the sublayer with the cores, and the bias: both, or neither if one fails."""
         kernel, rank = self._make_cores(modes)
-        self.bias = None
+        self.bias: keras.Variable | None = None
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
@@ -148,7 +147,7 @@ class FactorizedMethods(Tunable):
         """Create the sublayer with the cores; ranks above what the modes allow are cut."""
         self._kernel, self.rank = self._make_cores(modes)
 
-    def _make_cores(self, modes: KernelModes) -> tuple[FactorizedKernel, object]:
+    def _make_cores(self, modes: KernelModes) -> tuple[FactorizedKernel, Rank]:
         """A built kernel that is not yet part of the layer, and the rank that it uses."""
         network, rank = self.network_argument, self.rank
         if network is None:
@@ -156,8 +155,8 @@ class FactorizedMethods(Tunable):
             clipped = clip_ranks(network)
             if clipped is not network:
                 # Built again, because a format may drop a core that the cut rank makes needless.
-                rank = formats.get(self._format).rank_argument(clipped)
-                network = formats.get(self._format).build(modes, rank)
+                cut = formats.get(self._format).rank_argument(clipped)
+                rank, network = cut, formats.get(self._format).build(modes, cut)
         else:
             check_fits(network, modes)
         kernel = FactorizedKernel(
@@ -185,7 +184,7 @@ class FactorizedMethods(Tunable):
         return self._built_kernel().modes
 
     @property
-    def cores(self) -> list:
+    def cores(self) -> list[keras.Variable]:
         """The trainable variables whose merge is the kernel, in the order of `network.cores`."""
         return list(self._built_kernel().cores)
 
@@ -195,7 +194,7 @@ class FactorizedMethods(Tunable):
         return {"rank": self._built_kernel()}
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         """The merged dense kernel as a tensor in Keras layout, by the compiled merge path."""
         return self._built_kernel().value()
 
@@ -210,7 +209,7 @@ class FactorizedMethods(Tunable):
         batch_size: int | None = None,
         training: bool = False,
         merged: bool = False,
-        input_shape: tuple | None = None,
+        input_shape: Shape | None = None,
     ) -> Plan:
         """The plan for a batch size.
 
@@ -228,7 +227,9 @@ class FactorizedMethods(Tunable):
     def _make_plan(self, workload: Workload, implementation: str) -> Plan:
         return make_plan(self.network, workload, implementation)
 
-    def _plan_and_kernels(self, input_shape: tuple, training: bool) -> tuple[Plan, list]:
+    def _plan_and_kernels(
+        self, input_shape: tuple[int | None, ...], training: bool
+    ) -> tuple[Plan, list[Tensor]]:
         """The plan for inputs of that shape and the merged kernels of its stages."""
         if self._frozen:
             if training:
@@ -240,7 +241,7 @@ class FactorizedMethods(Tunable):
         plan = self.plan_for(training=training, input_shape=input_shape)
         return plan, self._kernels_of(plan, training)
 
-    def _kernels_of(self, plan: Plan, training: bool = False) -> list:
+    def _kernels_of(self, plan: Plan, training: bool = False) -> list[Tensor]:
         if plan.implementation == "reconstructed":
             return [self._kernel.merged(training)]
         return stage_kernels(plan, self._kernel.values(training))
@@ -271,7 +272,7 @@ class FactorizedMethods(Tunable):
         self._built_kernel().unlock()
         self._frozen = None
 
-    def assign_kernel(self, kernel) -> float:
+    def assign_kernel(self, kernel: Tensor) -> float:
         """Decompose a dense kernel into the cores, at the layer's ranks.
 
         Args:
@@ -289,7 +290,7 @@ class FactorizedMethods(Tunable):
         holder.assign(decompose_kernel(kernel, holder.network, holder.modes))
         return relative_error(ops.convert_to_numpy(self.kernel), kernel)
 
-    def assign_cores(self, cores) -> None:
+    def assign_cores(self, cores: list[Tensor]) -> None:
         """Set the cores from arrays, in the order and of the shapes of `network.core_shapes`.
 
         Raises:
@@ -304,60 +305,7 @@ class FactorizedMethods(Tunable):
             )
         holder.assign(cores)
 
-    @classmethod
-    def from_layer(cls, layer, rank=None, energy=None, eps=None, energy_norm="frobenius", **kwargs):
-        """A factorized layer that stands for a trained dense one.
-
-        Args:
-            layer: a built layer of the dense kind, see `dense_class`.
-            rank: rank of the cores, or
-            energy: share in (0, 1] of squared singular values that each unfolding keeps, or
-            eps: relative error allowed for the whole kernel. Exactly one of the three.
-            energy_norm: "nuclear" takes the share of their sum instead of their squares.
-            **kwargs: further arguments of this class, such as `in_modes` or `implementation`.
-
-        Returns:
-            A built layer of this class with the same name, bias, activation and other settings,
-            whose merged kernel is near the given layer's.
-
-        Raises:
-            TypeError: if the layer is of another kind.
-            ValueError: if it is not built, or not exactly one of rank, energy, eps is given.
-        """
-        check_source(cls, layer)
-        threshold = one_threshold(rank, energy, eps, energy_norm)
-        config = settings_of(layer, DENSE_ONLY) | kwargs
-        kernel = ops.convert_to_numpy(layer.kernel)
-        if threshold:
-            rank = ranks_for(cls, layer, config, kernel, threshold)
-        result = cls(**(config | {"rank": rank}))
-        result.build(result._input_shape_for(kernel.shape, layer))
-        result.assign_kernel(kernel)
-        if layer.bias is not None:
-            # A copy: on JAX the two would share a buffer, which training one of them deletes.
-            result.bias.assign(ops.copy(layer.bias))
-        return result
-
-    def to_dense_layer(self):
-        """The dense Keras layer with the merged kernel, the same bias and the same settings."""
-        holder = self._built_kernel()
-        config = settings_of(self, FACTORIZED_ONLY) | {"kernel_initializer": "zeros"}
-        dense = self.dense_class()(**config)
-        dense.build(self._input_shape_for(holder.modes.kernel_shape, self))
-        weights = [self.kernel] + ([] if self.bias is None else [self.bias.value])
-        dense.set_weights([ops.convert_to_numpy(weight) for weight in weights])
-        return dense
-
-    def enable_lora(self, *args, **kwargs):
-        """Refused: the kernel has low rank already."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no dense kernel to add a low-rank update to. Train its "
-            "cores, or convert it with `to_dense_layer()` and call `enable_lora` on the result."
-        )
-
-    quantize = refused_quantize
-
-    def _common_config(self) -> dict:
+    def _common_config(self) -> Config:
         """The shared arguments as plain values."""
         config = {
             "rank": self.rank,
@@ -382,10 +330,6 @@ class FactorizedMethods(Tunable):
             config["network"] = None if network is None else network.to_config()
         return config
 
-    def _input_shape_for(self, kernel_shape: tuple[int, ...], like) -> tuple:
-        """An input shape from which the layer, like another one, builds to that kernel."""
-        return (None, kernel_shape[-2])
-
     def _built_kernel(self) -> FactorizedKernel:
         if not self.built:
             raise AttributeError(
@@ -394,6 +338,6 @@ class FactorizedMethods(Tunable):
         return self._kernel
 
 
-def serialisable(cls):
+def serialisable(cls: T) -> T:
     """Register a layer class under the package's name, so that saved models load by import."""
     return keras.saving.register_keras_serializable(package="keras_tensornet")(cls)

@@ -8,6 +8,8 @@ Kruskal convolutions (Lebedev et al. 2015); Tucker-2 (Kim et al. 2016).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -15,12 +17,12 @@ from keras import ops
 from keras_tensornet import formats, validation
 from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan
-from keras_tensornet.layers.common import (
-    FactorizedMethods,
-    spanned_modes,
-)
+from keras_tensornet.layers.arguments import spanned_modes
+from keras_tensornet.layers.common import FactorizedMethods
 from keras_tensornet.modes import KernelModes, kernel_modes
-from keras_tensornet.shapes import BATCH_HINT, EXTENT_HINT
+from keras_tensornet.networks import Network
+from keras_tensornet.shapes import BATCH_HINT, EXTENT_HINT, filled
+from keras_tensornet.types import Config, Identifier, Implementation, Modes, Rank, Shape, Tensor
 
 SPATIAL = ("joint", "separate")
 PADDINGS = ("valid", "same", "causal")
@@ -31,9 +33,19 @@ class ConvMethods(FactorizedMethods):
 
     ndim: int
     groups = 1
+    # Of each layer: `(inputs, plan, kernels) -> outputs`, and of an axis the extent after it.
+    _convolution: Callable[[Tensor, Plan, list[Tensor]], Tensor]
+    _output_extent: Callable[[int, int], int]
 
     def _set_conv_arguments(
-        self, filters, kernel_size, strides, padding, data_format, dilation_rate, spatial
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int],
+        padding: str,
+        data_format: str | None,
+        dilation_rate: int | Sequence[int],
+        spatial: str | None,
     ) -> None:
         """Check and keep the arguments that all convolutions share."""
         self.filters = validation.positive_int("filters", filters)
@@ -55,7 +67,7 @@ class ConvMethods(FactorizedMethods):
     def _paddings(cls) -> tuple[str, ...]:
         return PADDINGS[:2]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the cores and the bias for inputs (batch, *spatial, channels)."""
         channels = input_shape[self._channel_axis]
         if channels is None:
@@ -75,7 +87,8 @@ class ConvMethods(FactorizedMethods):
         self._finish_build(input_shape)
 
     def _kernel_modes(self, channels: int) -> KernelModes:
-        in_modes, out_modes = self.in_modes, self.out_modes
+        in_modes: Modes = self.in_modes
+        out_modes: Modes = self.out_modes
         if self.network_argument is not None:
             modes = self.network_argument.kernel_modes()
             if modes.kernel_size != self.kernel_size or modes.groups != self.groups:
@@ -106,7 +119,9 @@ class ConvMethods(FactorizedMethods):
             "filters" if self.groups == 1 else "filters // groups",
         )
 
-    def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
+    def workload(
+        self, input_shape: Shape, training: bool = False, merged: bool = False
+    ) -> Workload:
         """What plans need to know of inputs of that shape."""
         batch = input_shape[0] or BATCH_HINT
         extents = tuple(
@@ -119,13 +134,13 @@ class ConvMethods(FactorizedMethods):
         return Workload(
             rows=batch,
             spatial_in=extents,
-            spatial_out=self._spatial_part(self.compute_output_shape(shape)),
+            spatial_out=filled(self._spatial_part(self.compute_output_shape(shape))),
             strides=self.strides,
             training=training,
             merged=merged,
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Apply the cores by the plan for these shapes, then bias and activation."""
         plan, kernels = self._plan_and_kernels(tuple(inputs.shape), bool(training))
         if self.data_format == "channels_first":
@@ -141,16 +156,16 @@ class ConvMethods(FactorizedMethods):
     def _channel_axis(self) -> int:
         return -1 if self.data_format == "channels_last" else 1
 
-    def _spatial_part(self, shape: tuple) -> tuple:
+    def _spatial_part(self, shape: Shape) -> Shape:
         return shape[1:-1] if self.data_format == "channels_last" else shape[2:]
 
-    def _with_channels(self, lead: tuple) -> tuple:
+    def _with_channels(self, lead: tuple[int, ...]) -> tuple[int, ...]:
         channels = self.modes.in_size * self.groups
         if self.data_format == "channels_last":
             return (*lead, channels)
         return (lead[0], channels, *lead[1:])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(batch, *spatial, filters), or filters first."""
         spatial = self._spatial_part(tuple(input_shape))
         extents = tuple(
@@ -167,7 +182,7 @@ class ConvMethods(FactorizedMethods):
             return (input_shape[0], *extents, self.filters)
         return (input_shape[0], self.filters, *extents)
 
-    def _conv_config(self) -> dict:
+    def _conv_config(self) -> Config:
         """The arguments of all convolutions as plain values."""
         return {
             "filters": self.filters,
@@ -180,7 +195,7 @@ class ConvMethods(FactorizedMethods):
             **self._common_config(),
         }
 
-    def _input_shape_for(self, kernel_shape: tuple[int, ...], like) -> tuple:
+    def _input_shape_for(self, kernel_shape: tuple[int, ...], like: keras.layers.Layer) -> Shape:
         """An input shape from which the layer builds to a kernel of that shape."""
         shape: list[int | None] = [None] * (self.ndim + 2)
         shape[self._channel_axis] = self._channels_of(kernel_shape)
@@ -195,32 +210,32 @@ class FactorizedConv(ConvMethods, keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
+        filters: int,
+        kernel_size: int | Sequence[int],
         *,
-        rank=None,
-        format=None,
-        network=None,
-        in_modes=None,
-        out_modes=None,
-        spatial=None,
-        strides=1,
-        padding="valid",
-        data_format=None,
-        dilation_rate=1,
-        groups=1,
-        activation=None,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        implementation="auto",
-        **kwargs,
-    ):
+        rank: Rank = None,
+        format: str | None = None,
+        network: Network | None = None,
+        in_modes: Modes = None,
+        out_modes: Modes = None,
+        spatial: str | None = None,
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        groups: int = 1,
+        activation: Identifier = None,
+        use_bias: bool = True,
+        kernel_initializer: Identifier = None,
+        bias_initializer: Identifier = "zeros",
+        kernel_regularizer: Identifier = None,
+        bias_regularizer: Identifier = None,
+        activity_regularizer: Identifier = None,
+        kernel_constraint: Identifier = None,
+        bias_constraint: Identifier = None,
+        implementation: Implementation = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self._set_conv_arguments(
             filters, kernel_size, strides, padding, data_format, dilation_rate, spatial
@@ -249,7 +264,7 @@ class FactorizedConv(ConvMethods, keras.layers.Layer):
         )
 
     @classmethod
-    def dense_class(cls):
+    def dense_class(cls) -> type[keras.layers.Layer]:
         """The dense twin."""
         return getattr(keras.layers, f"Conv{cls.ndim}D")
 
@@ -257,7 +272,7 @@ class FactorizedConv(ConvMethods, keras.layers.Layer):
     def _paddings(cls) -> tuple[str, ...]:
         return PADDINGS if cls.ndim == 1 else PADDINGS[:2]
 
-    def _convolution(self, inputs, plan: Plan, kernels: list):
+    def _convolution(self, inputs: Tensor, plan: Plan, kernels: list[Tensor]) -> Tensor:
         """(B, *spatial, channels) -> (B, *spatial, filters), channels last."""
         if self.padding == "causal":
             left = self.dilation_rate[0] * (self.kernel_size[0] - 1)
@@ -272,13 +287,13 @@ class FactorizedConv(ConvMethods, keras.layers.Layer):
         )
         return crop_groups(outputs, self.groups, self.filters // self.groups, out_padding)
 
-    def _convolve(self, inputs, kernel, axes):
+    def _convolve(self, inputs: Tensor, kernel: Tensor, axes: tuple[int, ...]) -> Tensor:
         return ops.conv(inputs, kernel, **self._settings(axes))
 
-    def _depthwise_convolve(self, inputs, kernel, axes):
+    def _depthwise_convolve(self, inputs: Tensor, kernel: Tensor, axes: tuple[int, ...]) -> Tensor:
         return ops.depthwise_conv(inputs, kernel, **self._settings(axes))
 
-    def _settings(self, axes: tuple[int, ...]) -> dict:
+    def _settings(self, axes: tuple[int, ...]) -> Config:
         """Strides and dilation of the axes that a stage handles; 1 for the others."""
         every = range(self.ndim)
         return {
@@ -295,12 +310,12 @@ class FactorizedConv(ConvMethods, keras.layers.Layer):
             extent -= self.dilation_rate[axis] * (self.kernel_size[axis] - 1)
         return -(-extent // self.strides[axis])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {**super().get_config(), **self._conv_config(), "groups": self.groups}
 
 
-def _spatial_tuple(name: str, value, ndim: int) -> tuple[int, ...]:
+def _spatial_tuple(name: str, value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     if not isinstance(value, (tuple, list)):
         return (validation.positive_int(name, value),) * ndim
     extents = validation.int_tuple(name, value)
@@ -311,7 +326,7 @@ def _spatial_tuple(name: str, value, ndim: int) -> tuple[int, ...]:
     return extents
 
 
-def pad_groups(inputs, groups: int, padding: int):
+def pad_groups(inputs: Tensor, groups: int, padding: int) -> Tensor:
     """Append zeros to the channels of each group, up to the product of the modes."""
     if not padding:
         return inputs
@@ -321,7 +336,7 @@ def pad_groups(inputs, groups: int, padding: int):
     return ops.reshape(split, (*leading(inputs), groups * (size + padding)))
 
 
-def crop_groups(outputs, groups: int, size: int, padding: int):
+def crop_groups(outputs: Tensor, groups: int, size: int, padding: int) -> Tensor:
     """Cut the padded channels of each group off."""
     if not padding:
         return outputs

@@ -7,7 +7,9 @@ the kernel as (height, width, filters, channels); its modes are (height, width, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import keras
 from keras import ops
@@ -18,6 +20,8 @@ from keras_tensornet.execution import run_plan
 from keras_tensornet.layers.common import serialisable
 from keras_tensornet.layers.conv import ConvMethods, crop_groups, pad_groups
 from keras_tensornet.modes import KernelModes
+from keras_tensornet.networks import Network
+from keras_tensornet.types import Config, Identifier, Implementation, Modes, Rank, Shape, Tensor
 
 
 class FactorizedConvTranspose(ConvMethods, keras.layers.Layer):
@@ -25,32 +29,32 @@ class FactorizedConvTranspose(ConvMethods, keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
+        filters: int,
+        kernel_size: int | Sequence[int],
         *,
-        rank=None,
-        format=None,
-        network=None,
-        in_modes=None,
-        out_modes=None,
-        spatial=None,
-        strides=1,
-        padding="valid",
-        output_padding=None,
-        data_format=None,
-        dilation_rate=1,
-        activation=None,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        implementation="auto",
-        **kwargs,
-    ):
+        rank: Rank = None,
+        format: str | None = None,
+        network: Network | None = None,
+        in_modes: Modes = None,
+        out_modes: Modes = None,
+        spatial: str | None = None,
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        output_padding: int | Sequence[int] | None = None,
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        activation: Identifier = None,
+        use_bias: bool = True,
+        kernel_initializer: Identifier = None,
+        bias_initializer: Identifier = "zeros",
+        kernel_regularizer: Identifier = None,
+        bias_regularizer: Identifier = None,
+        activity_regularizer: Identifier = None,
+        kernel_constraint: Identifier = None,
+        bias_constraint: Identifier = None,
+        implementation: Implementation = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self._set_conv_arguments(
             filters, kernel_size, strides, padding, data_format, dilation_rate, spatial
@@ -74,7 +78,7 @@ class FactorizedConvTranspose(ConvMethods, keras.layers.Layer):
         )
 
     @classmethod
-    def dense_class(cls):
+    def dense_class(cls) -> type[keras.layers.Layer]:
         """The dense twin."""
         return getattr(keras.layers, f"Conv{cls.ndim}DTranspose")
 
@@ -84,11 +88,13 @@ class FactorizedConvTranspose(ConvMethods, keras.layers.Layer):
         order = (*range(self.ndim), self.ndim + 1, self.ndim)
         return replace(modes, split=modes.plain_shape, order=order)
 
-    def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
+    def workload(
+        self, input_shape: Shape, training: bool = False, merged: bool = False
+    ) -> Workload:
         """What plans need to know of inputs of that shape."""
         return replace(super().workload(input_shape, training, merged), transposed=True)
 
-    def _convolution(self, inputs, plan: Plan, kernels: list):
+    def _convolution(self, inputs: Tensor, plan: Plan, kernels: list[Tensor]) -> Tensor:
         """(B, *spatial, channels) -> (B, *spatial, filters), channels last."""
         if plan.implementation == "reconstructed":
             kernel = ops.cast(kernels[0], inputs.dtype)
@@ -98,11 +104,11 @@ class FactorizedConvTranspose(ConvMethods, keras.layers.Layer):
         outputs = run_plan(plan, inputs, kernels, self.network.size, self._convolve)
         return crop_groups(outputs, 1, self.filters, out_padding)
 
-    def _convolve(self, inputs, kernel, axes):
+    def _convolve(self, inputs: Tensor, kernel: Tensor, axes: tuple[int, ...]) -> Tensor:
         """A stage: its kernel is (*extents, channels, filters)."""
         return self._transpose(inputs, ops.swapaxes(kernel, -1, -2), axes)
 
-    def _transpose(self, inputs, kernel, axes: tuple[int, ...]):
+    def _transpose(self, inputs: Tensor, kernel: Tensor, axes: tuple[int, ...]) -> Tensor:
         every, output_padding = range(self.ndim), self.output_padding
         if output_padding is not None:
             output_padding = tuple(output_padding[k] if k in axes else 0 for k in every)
@@ -127,7 +133,7 @@ class FactorizedConvTranspose(ConvMethods, keras.layers.Layer):
     def _channels_of(self, kernel_shape: tuple[int, ...]) -> int:
         return kernel_shape[-1]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         config = {**super().get_config(), **self._conv_config()}
         return config | {"output_padding": self.output_padding}
@@ -201,12 +207,14 @@ class TuckerConv2DTranspose(FactorizedConvTranspose):
     format = "tucker"
 
 
-def _output_padding(value, strides: tuple[int, ...]) -> tuple[int, ...] | None:
+def _output_padding(
+    value: int | Sequence[int] | None, strides: tuple[int, ...]
+) -> tuple[int, ...] | None:
     """`output_padding` for each axis, at least 0 and below the strides."""
     if value is None:
         return None
-    paddings = value if isinstance(value, (tuple, list)) else (value,) * len(strides)
-    paddings = tuple(validation.optional_int("output_padding", padding) for padding in paddings)
+    given = value if isinstance(value, (tuple, list)) else (value,) * len(strides)
+    paddings = tuple(validation.optional_int("output_padding", padding) for padding in given)
     if len(paddings) != len(strides) or any(
         padding is None or not 0 <= padding < stride
         for padding, stride in zip(paddings, strides, strict=True)
@@ -216,4 +224,4 @@ def _output_padding(value, strides: tuple[int, ...]) -> tuple[int, ...] | None:
             "least 0 and below the stride of its axis. Received: "
             f"output_padding={value}, strides={strides}."
         )
-    return paddings
+    return tuple(padding or 0 for padding in paddings)

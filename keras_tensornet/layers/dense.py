@@ -7,6 +7,8 @@ Grasedyck 2010 and Yin et al. 2021 for `HTDense`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -14,7 +16,9 @@ from keras_tensornet import validation
 from keras_tensornet.contraction import Workload
 from keras_tensornet.execution import run_matmul
 from keras_tensornet.layers.common import FactorizedMethods, serialisable
+from keras_tensornet.networks import Network
 from keras_tensornet.shapes import rows_of
+from keras_tensornet.types import Config, Identifier, Implementation, Modes, Rank, Shape, Tensor
 
 
 @serialisable
@@ -55,25 +59,25 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
 
     def __init__(
         self,
-        units,
+        units: int,
         *,
-        rank=None,
-        format=None,
-        network=None,
-        in_modes=None,
-        out_modes=None,
-        activation=None,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        implementation="auto",
-        **kwargs,
-    ):
+        rank: Rank = None,
+        format: str | None = None,
+        network: Network | None = None,
+        in_modes: Modes = None,
+        out_modes: Modes = None,
+        activation: Identifier = None,
+        use_bias: bool = True,
+        kernel_initializer: Identifier = None,
+        bias_initializer: Identifier = "zeros",
+        kernel_regularizer: Identifier = None,
+        bias_regularizer: Identifier = None,
+        activity_regularizer: Identifier = None,
+        kernel_constraint: Identifier = None,
+        bias_constraint: Identifier = None,
+        implementation: Implementation = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.units = validation.positive_int("units", units)
         self._set_arguments(
@@ -96,11 +100,11 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
         self.supports_masking = True
 
     @staticmethod
-    def dense_class():
+    def dense_class() -> type[keras.layers.Layer]:
         """The dense twin."""
         return keras.layers.Dense
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the cores and the bias for inputs (batch, ..., input size)."""
         in_size = input_shape[-1]
         if in_size is None:
@@ -112,12 +116,14 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: in_size})
         self._finish_build(input_shape)
 
-    def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
+    def workload(
+        self, input_shape: Shape, training: bool = False, merged: bool = False
+    ) -> Workload:
         """What plans need to know of inputs of that shape: all axes but the last are rows."""
         rows = rows_of(input_shape[:-1])
         return Workload(rows=rows, training=training, merged=merged)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Apply the cores by the plan for this batch, then bias and activation."""
         plan, kernels = self._plan_and_kernels(tuple(inputs.shape), bool(training))
         outputs = run_matmul(plan, inputs, kernels, self.network.size, self.modes)
@@ -125,11 +131,11 @@ class FactorizedDense(FactorizedMethods, keras.layers.Layer):
             outputs = ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(batch, ..., units)"""
         return (*input_shape[:-1], self.units)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {**super().get_config(), "units": self.units, **self._common_config()}
 

@@ -6,6 +6,8 @@ size and its new labels one output size; both are then split into modes as in a 
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -14,7 +16,9 @@ from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import one_unknown, run_matmul
 from keras_tensornet.layers.common import FactorizedMethods, serialisable
 from keras_tensornet.layers.equations import parse_equation
+from keras_tensornet.networks import Network
 from keras_tensornet.shapes import rows_of
+from keras_tensornet.types import Config, Identifier, Implementation, Modes, Rank, Shape, Tensor
 
 
 @serialisable
@@ -56,26 +60,26 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
 
     def __init__(
         self,
-        equation,
-        output_shape,
+        equation: str,
+        output_shape: int | Shape | None,
         *,
-        rank=None,
-        format=None,
-        network=None,
-        in_modes=None,
-        out_modes=None,
-        activation=None,
-        bias_axes=None,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        implementation="auto",
-        **kwargs,
-    ):
+        rank: Rank = None,
+        format: str | None = None,
+        network: Network | None = None,
+        in_modes: Modes = None,
+        out_modes: Modes = None,
+        activation: Identifier = None,
+        bias_axes: str | None = None,
+        kernel_initializer: Identifier = None,
+        bias_initializer: Identifier = "zeros",
+        kernel_regularizer: Identifier = None,
+        bias_regularizer: Identifier = None,
+        activity_regularizer: Identifier = None,
+        kernel_constraint: Identifier = None,
+        bias_constraint: Identifier = None,
+        implementation: Implementation = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.equation = equation
         self.partial_output_shape = _output_shape(output_shape)
@@ -99,11 +103,11 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
         )
 
     @staticmethod
-    def dense_class():
+    def dense_class() -> type[keras.layers.Layer]:
         """The dense twin."""
         return keras.layers.EinsumDense
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the cores and the bias for inputs of that shape."""
         equation, shape = self._equation, tuple(input_shape)
         size = equation.sizes(shape, self.partial_output_shape)
@@ -118,13 +122,15 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=len(shape), axes=axes)
         self._finish_build(shape)
 
-    def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
+    def workload(
+        self, input_shape: Shape, training: bool = False, merged: bool = False
+    ) -> Workload:
         """What plans need to know of inputs of that shape."""
         rows, _ = self._equation.input_axes(len(input_shape))
         count = rows_of(input_shape[axis] for axis in rows)
         return Workload(rows=count, training=training, merged=merged)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Apply the cores by the plan for these shapes, then bias and activation."""
         plan, kernels = self._plan_and_kernels(tuple(inputs.shape), bool(training))
         outputs = self._product(inputs, plan, kernels)
@@ -132,7 +138,7 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
             outputs = ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _product(self, inputs, plan: Plan, kernels: list):
+    def _product(self, inputs: Tensor, plan: Plan, kernels: list[Tensor]) -> Tensor:
         equation, modes, ndim = self._equation, self.modes, len(inputs.shape)
         rows, summed = equation.input_axes(ndim)
         shape = ops.shape(inputs)
@@ -147,12 +153,12 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
         outputs = ops.reshape(outputs, one_unknown((*lead, *new)))
         return _transposed(outputs, equation.output_order(ndim))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The shape of the outputs, as the equation's last term says."""
         equation = self._equation
         return equation.output_shape(tuple(input_shape), self.partial_output_shape)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         config = {**super().get_config(), **self._common_config()}
         config.pop("use_bias")
@@ -162,7 +168,7 @@ class FactorizedEinsumDense(FactorizedMethods, keras.layers.Layer):
             "bias_axes": self.bias_axes,
         }
 
-    def _input_shape_for(self, kernel_shape: tuple[int, ...], like) -> tuple:
+    def _input_shape_for(self, kernel_shape: tuple[int, ...], like: keras.layers.Layer) -> Shape:
         """An input shape from which the layer builds to that kernel, with as many axes as `like`'s.
 
         Rows need no size but the one that `output_shape` may give.
@@ -217,11 +223,11 @@ class HTEinsumDense(FactorizedEinsumDense):
     format = "ht"
 
 
-def _transposed(array, axes: tuple[int, ...]):
+def _transposed(array: Tensor, axes: tuple[int, ...]) -> Tensor:
     return array if axes == tuple(range(len(axes))) else ops.transpose(array, axes)
 
 
-def _output_shape(value) -> tuple[int | None, ...]:
+def _output_shape(value: int | Shape | None) -> Shape:
     """`output_shape` as a tuple of sizes, None where the inputs give them."""
     if not isinstance(value, (tuple, list)):
         return (validation.positive_int("output_shape", value),)

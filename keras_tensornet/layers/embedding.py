@@ -7,6 +7,7 @@ Ring Nets (Wang et al. 2018) for `TREmbedding`. The lookup is in `keras_tensorne
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,16 +17,13 @@ from keras_tensornet import validation
 from keras_tensornet.contraction import Workload
 from keras_tensornet.contraction.rows import CHOICES, row_plan
 from keras_tensornet.kernels import rank_for_threshold
-from keras_tensornet.layers.common import (
-    DENSE_ONLY,
-    FactorizedMethods,
-    check_source,
-    one_threshold,
-    serialisable,
-)
+from keras_tensornet.layers.common import FactorizedMethods, serialisable
+from keras_tensornet.layers.conversion import DENSE_ONLY, check_source, one_threshold
 from keras_tensornet.layers.implementation import choices
 from keras_tensornet.modes import KernelModes, balanced_modes, resolve_modes
+from keras_tensornet.networks import Network
 from keras_tensornet.shapes import rows_of
+from keras_tensornet.types import Config, Identifier, Implementation, Modes, Rank, Shape, Tensor
 
 
 @serialisable
@@ -71,22 +69,22 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
 
     def __init__(
         self,
-        input_dim,
-        output_dim,
+        input_dim: int,
+        output_dim: int,
         *,
-        rank=None,
-        format=None,
-        network=None,
-        in_modes=None,
-        out_modes=None,
-        embeddings_initializer="uniform",
-        embeddings_regularizer=None,
-        embeddings_constraint=None,
-        mask_zero=False,
-        weights=None,
-        implementation="auto",
-        **kwargs,
-    ):
+        rank: Rank = None,
+        format: str | None = None,
+        network: Network | None = None,
+        in_modes: Modes = None,
+        out_modes: Modes = None,
+        embeddings_initializer: Identifier = "uniform",
+        embeddings_regularizer: Identifier = None,
+        embeddings_constraint: Identifier = None,
+        mask_zero: bool = False,
+        weights: Any = None,
+        implementation: Implementation = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.input_dim = validation.positive_int("input_dim", input_dim)
         self.output_dim = validation.positive_int("output_dim", output_dim)
@@ -115,22 +113,22 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
             self.assign_kernel(weights[0] if isinstance(weights, list) else weights)
 
     @staticmethod
-    def dense_class():
+    def dense_class() -> type[keras.layers.Layer]:
         """The dense twin."""
         return keras.layers.Embedding
 
     @property
-    def embeddings(self):
+    def embeddings(self) -> Tensor:
         """The merged table, under the name that the dense twin has for it."""
         return self.kernel
 
-    def _checked_implementation(self, implementation) -> str | dict:
+    def _checked_implementation(self, implementation: Implementation) -> str | dict[str, str]:
         resolved = super()._checked_implementation(implementation)
         for choice in choices(resolved):  # rows are looked up, so there are no chains of stages
             validation.one_of("implementation", choice, CHOICES)
         return resolved
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         """Create the cores; the shape of the indices does not matter."""
         if self.built:
             return
@@ -144,7 +142,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         self.bias = None
         self._finish_build(input_shape or (None,))
 
-    def _modes(self, in_modes, out_modes) -> KernelModes:
+    def _modes(self, in_modes: Modes, out_modes: Modes) -> KernelModes:
         if isinstance(in_modes, tuple):
             if math.prod(in_modes) < self.input_dim:
                 raise ValueError(
@@ -159,12 +157,16 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         columns = resolve_modes("out_modes", out_modes, self.output_dim, "`output_dim`")
         return KernelModes(self.input_dim, self.output_dim, rows or (1,), columns)
 
-    def workload(self, input_shape, training: bool = False, merged: bool = False) -> Workload:
+    def workload(
+        self, input_shape: Shape, training: bool = False, merged: bool = False
+    ) -> Workload:
         """What plans need to know of inputs of that shape: every index is a row."""
         rows = rows_of(input_shape)
         return Workload(rows=rows, training=training, merged=merged)
 
-    def tunable_plans(self, training: bool, merged: bool, input_shape: tuple, most: int) -> list:
+    def tunable_plans(
+        self, training: bool, merged: bool, input_shape: Shape, most: int
+    ) -> list[str]:
         """The ways to look rows up, the fastest prediction first; there are two."""
         if self._reparametrised:
             return ["reconstructed"]
@@ -184,15 +186,16 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
                 pass
         return self.built_shape
 
-    def _make_plan(self, workload: Workload, implementation: str):
+    def _make_plan(self, workload: Workload, implementation: str) -> Any:
         # A `RowPlan`, in the place of the `Plan` of other layers.
         return row_plan(self.network, workload, implementation)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Rows of the table, (batch, ...) -> (batch, ..., output_dim)."""
         inputs = ops.convert_to_tensor(inputs)
         if inputs.dtype not in ("int32", "int64"):
             inputs = ops.cast(inputs, "int32")
+        plan: Any
         plan, parts = self._plan_and_kernels(tuple(inputs.shape), bool(training))
         if plan.implementation == "reconstructed":
             return ops.cast(ops.take(parts[0], inputs, axis=0), self.compute_dtype)
@@ -200,7 +203,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         rows = ops.cast(rows[:, : self.output_dim], self.compute_dtype)
         return ops.reshape(rows, (*_shape(inputs), self.output_dim))
 
-    def _within(self, indices):
+    def _within(self, indices: Tensor) -> Tensor:
         """Count negative indices from the end, and keep those too large out of padded rows."""
         indices = ops.where(ops.less(indices, 0), indices + self.input_dim, indices)
         padding, _ = self.modes.padding
@@ -208,21 +211,29 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
             return indices
         return ops.where(ops.less(indices, self.input_dim), indices, indices + padding)
 
-    def _kernels_of(self, plan, training: bool = False) -> list:
+    def _kernels_of(self, plan: Any, training: bool = False) -> list[Tensor]:
         if plan.implementation == "reconstructed":
             return [self._kernel.merged(training)]
         return self._kernel.values(training)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Where the indices are not 0, if `mask_zero`."""
         return ops.not_equal(inputs, 0) if self.mask_zero else None
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(batch, ..., output_dim)"""
         return (*input_shape, self.output_dim)
 
     @classmethod
-    def from_layer(cls, layer, rank=None, energy=None, eps=None, energy_norm="frobenius", **kwargs):
+    def from_layer(
+        cls,
+        layer: keras.Layer,
+        rank: Rank = None,
+        energy: float | None = None,
+        eps: float | None = None,
+        energy_norm: str = "frobenius",
+        **kwargs: Any,
+    ) -> None:
         """A factorized embedding that stands for a trained `keras.layers.Embedding`.
 
         Args:
@@ -253,7 +264,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         result.assign_kernel(table)
         return result
 
-    def to_dense_layer(self):
+    def to_dense_layer(self) -> keras.layers.Layer:
         """The `keras.layers.Embedding` with the merged table and the same settings."""
         self._built_kernel()
         config = {key: self.get_config()[key] for key in ("name", "trainable", "dtype")}
@@ -271,7 +282,7 @@ class FactorizedEmbedding(FactorizedMethods, keras.layers.Layer):
         dense.set_weights([ops.convert_to_numpy(self.kernel)])
         return dense
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         common = self._common_config()
         shared = ("rank", "in_modes", "out_modes", "implementation", "bond_dropout", "seed")
@@ -323,7 +334,7 @@ class TTEmbedding(FactorizedEmbedding):
     format = "ttm"
 
 
-def _shape(inputs) -> tuple:
+def _shape(inputs: Tensor) -> tuple[int, ...]:
     """The shape as a reshape target: a single unknown axis is -1."""
     shape = tuple(ops.shape(inputs))
     unknown = [axis for axis, extent in enumerate(shape) if not isinstance(extent, int)]

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from keras_tensornet.modes import KernelModes
+from keras_tensornet.types import Shape
 
 Axes = tuple[int, ...]
 PATTERN = re.compile(r"(\.\.\.)?([a-zA-Z]+)(\.\.\.)?,([a-zA-Z]+)->(\.\.\.)?([a-zA-Z]+)(\.\.\.)?")
@@ -63,7 +66,7 @@ class Equation:
         after = [*axes, *self.outputs] if self.ellipsis == "left" else [*self.outputs, *axes]
         return tuple(before.index(label) for label in after)
 
-    def sizes(self, input_shape: tuple, output_shape: tuple) -> dict[str, int | None]:
+    def sizes(self, input_shape: Shape, output_shape: Shape) -> dict[str, int]:
         """The size of every label.
 
         Args:
@@ -80,7 +83,7 @@ class Equation:
                 f"input shape {tuple(input_shape)}."
             )
         places = self._places(self.inputs, len(input_shape))
-        size = {label: input_shape[axis] for label, axis in places.items()}
+        size: dict[str, Any] = {label: input_shape[axis] for label, axis in places.items()}
         given = self.output_sizes(output_shape, len(input_shape))
         for label, extent in given.items():
             if size.get(label) is None:
@@ -100,7 +103,7 @@ class Equation:
                 )
         return size
 
-    def output_shape(self, input_shape: tuple, output_shape: tuple) -> tuple:
+    def output_shape(self, input_shape: Shape, output_shape: Shape) -> Shape:
         """The shape of the outputs, with the batch."""
         size = self.sizes(input_shape, output_shape)
         rows, _ = self.input_axes(len(input_shape))
@@ -112,7 +115,7 @@ class Equation:
             shape[place] = shape[place] if shape[place] is not None else given.get(label)
         return tuple(shape)
 
-    def bias_shape(self, bias_axes: str, size: dict, ndim: int) -> tuple[int, ...]:
+    def bias_shape(self, bias_axes: str, size: Mapping[str, int], ndim: int) -> tuple[int, ...]:
         """The shape of a bias along some axes of the outputs, 1 along those after the first.
 
         Raises:
@@ -129,13 +132,13 @@ class Equation:
         extra = ndim - len(self.inputs) if self.ellipsis == "right" else 0
         return (*shape, *(1,) * extra)
 
-    def kernel_modes(self, modes: KernelModes, size: dict) -> KernelModes:
+    def kernel_modes(self, modes: KernelModes, size: Mapping[str, int]) -> KernelModes:
         """Modes of the (summed) x (new) matrix, with the kernel's own labels as its layout."""
         labels = self.summed + self.new
         order = tuple(labels.index(label) for label in self.kernel)
         return replace(modes, split=tuple(size[label] for label in labels), order=order)
 
-    def matrix_shape(self, size: dict) -> tuple[int, int]:
+    def matrix_shape(self, size: Mapping[str, int]) -> tuple[int, int]:
         """Rows and columns of the kernel as a matrix."""
         return (
             math.prod(size[label] for label in self.summed),
@@ -146,7 +149,7 @@ class Equation:
         start = ndim - len(labels) if self.ellipsis == "left" else 0
         return {label: start + axis for axis, label in enumerate(labels)}
 
-    def output_sizes(self, output_shape: tuple, ndim: int) -> dict[str, int | None]:
+    def output_sizes(self, output_shape: Shape, ndim: int) -> dict[str, Any]:
         """What `output_shape` says of the outputs' labels; the batch is not in it."""
         has_batch = self.ellipsis != "left" or ndim == len(self.inputs)
         labels = self.outputs[1:] if has_batch else self.outputs

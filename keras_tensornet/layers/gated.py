@@ -6,12 +6,16 @@ recurrent neural networks with tensor ring (Pan et al. 2019) for the TR cells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_tensornet.layers.cells import FactorizedCell
 from keras_tensornet.layers.common import serialisable
 from keras_tensornet.layers.recurrence import Recurrence
+from keras_tensornet.types import Config, Rank, Shape, Tensor
 
 
 @serialisable
@@ -20,29 +24,37 @@ class FactorizedLSTMCell(FactorizedCell):
 
     gates = 4
 
-    def __init__(self, units, *, rank=None, unit_forget_bias=True, **kwargs):
+    def __init__(
+        self, units: int, *, rank: Rank = None, unit_forget_bias: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(units, rank=rank, **kwargs)
         self.unit_forget_bias = unit_forget_bias
         self.state_size = [self.units, self.units]
 
     @staticmethod
-    def dense_class():
+    def dense_class() -> type[keras.layers.Layer]:
         """The dense twin."""
         return keras.layers.LSTMCell
 
     def _bias_shape(self) -> tuple[int, ...]:
         return (4 * self.units,)
 
-    def _initial_bias(self, shape, dtype=None):
+    def _initial_bias(self, shape: Shape, dtype: Any = None) -> Tensor:
         if not self.unit_forget_bias:
             return self.bias_initializer(shape, dtype=dtype)
         parts = [self.bias_initializer((count * self.units,), dtype=dtype) for count in (1, 2)]
         return ops.concatenate([parts[0], ops.ones((self.units,), dtype), parts[1]])
 
-    def _input_bias(self):
+    def _input_bias(self) -> Tensor | None:
         return self.bias
 
-    def _step(self, projected, states, recurrence: Recurrence, masks):
+    def _step(
+        self,
+        projected: Tensor,
+        states: Sequence[Tensor],
+        recurrence: Recurrence,
+        masks: tuple[Tensor, ...] | None,
+    ) -> tuple[Tensor, list[Tensor]]:
         # i, f, o = s(.), c' = f c + i tanh(.), h' = o tanh(c')
         state, carry = states
         gates = projected + recurrence.masked(state, masks, 0, 4)
@@ -53,7 +65,7 @@ class FactorizedLSTMCell(FactorizedCell):
         state = self.recurrent_activation(exit) * self.activation(carry)
         return state, [state, carry]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {**super().get_config(), "unit_forget_bias": self.unit_forget_bias}
 
@@ -64,25 +76,33 @@ class FactorizedGRUCell(FactorizedCell):
 
     gates = 3
 
-    def __init__(self, units, *, rank=None, reset_after=True, **kwargs):
+    def __init__(
+        self, units: int, *, rank: Rank = None, reset_after: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(units, rank=rank, **kwargs)
         self.reset_after = reset_after
 
     @staticmethod
-    def dense_class():
+    def dense_class() -> type[keras.layers.Layer]:
         """The dense twin."""
         return keras.layers.GRUCell
 
     def _bias_shape(self) -> tuple[int, ...]:
         return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
 
-    def _initial_bias(self, shape, dtype=None):
+    def _initial_bias(self, shape: Shape, dtype: Any = None) -> Tensor:
         return self.bias_initializer(shape, dtype=dtype)
 
-    def _input_bias(self):
+    def _input_bias(self) -> Tensor | None:
         return self.bias if self.bias is None or not self.reset_after else self.bias[0]
 
-    def _step(self, projected, states, recurrence: Recurrence, masks):
+    def _step(
+        self,
+        projected: Tensor,
+        states: Sequence[Tensor],
+        recurrence: Recurrence,
+        masks: tuple[Tensor, ...] | None,
+    ) -> tuple[Tensor, list[Tensor]]:
         # z, r = s(.), h' = z h + (1 - z) tanh(.)
         nested = isinstance(states, (list, tuple))
         state = states[0] if nested else states
@@ -103,7 +123,7 @@ class FactorizedGRUCell(FactorizedCell):
         state = update * state + (1 - update) * candidate
         return state, [state] if nested else state
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {**super().get_config(), "reset_after": self.reset_after}
 

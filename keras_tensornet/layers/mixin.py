@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -27,7 +28,7 @@ class ByName:
     for a rank; so ranks, strides and all else are named.
     """
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuse further positional arguments in words; a bare TypeError would only count them."""
         names = [
             parameter.name
@@ -39,7 +40,7 @@ class ByName:
         return super().__new__(cls, *args, **kwargs)
 
 
-def _by_name(cls, names: list[str], args: tuple) -> str:
+def _by_name(cls: Any, names: list[str], args: tuple[Any, ...]) -> str:
     first = ", ".join(repr(value) for value in args[: len(names)])
     value = args[len(names)]
     ways = [f"{cls.__name__}({first}, rank={value!r}) for a rank"]

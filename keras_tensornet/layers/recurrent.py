@@ -10,16 +10,15 @@ Compressing recurrent neural networks with tensor ring for action recognition (P
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops, regularizers
 
-from keras_tensornet.kernels import decompose_kernel, rank_for_threshold
-from keras_tensornet.layers.common import (
-    FACTORIZED_ONLY,
-    check_source,
-    one_threshold,
-    serialisable,
-)
+from keras_tensornet.contraction import Plan
+from keras_tensornet.kernels import FactorizedKernel, decompose_kernel, rank_for_threshold
+from keras_tensornet.layers.common import serialisable
+from keras_tensornet.layers.conversion import FACTORIZED_ONLY, check_source, one_threshold
 from keras_tensornet.layers.gated import (
     FactorizedGRUCell,
     FactorizedLSTMCell,
@@ -29,6 +28,7 @@ from keras_tensornet.layers.gated import (
     TTLSTMCell,
 )
 from keras_tensornet.layers.mixin import ByName
+from keras_tensornet.types import Config, Identifier, Implementation, Rank, Shape, Tensor
 
 LAYER_ARGUMENTS = ("name", "trainable", "dtype")
 
@@ -41,22 +41,22 @@ def _of_cell(name: str, text: str) -> property:
 class FactorizedRNN(ByName, keras.layers.RNN):
     """What `FactorizedLSTM` and `FactorizedGRU` share; `cell_class` does the steps."""
 
-    cell_class: type
+    cell_class: Any
 
     def __init__(
         self,
-        units,
+        units: int,
         *,
-        rank=None,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        zero_output_for_mask=False,
-        activity_regularizer=None,
-        **kwargs,
-    ):
+        rank: Rank = None,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        zero_output_for_mask: bool = False,
+        activity_regularizer: Identifier = None,
+        **kwargs: Any,
+    ) -> None:
         own = {key: kwargs.pop(key) for key in LAYER_ARGUMENTS if key in kwargs}
         of_cell = {key: value for key, value in own.items() if key != "name"}
         super().__init__(
@@ -82,41 +82,49 @@ class FactorizedRNN(ByName, keras.layers.RNN):
     recurrent_cores = _of_cell("recurrent_cores", "The cores of the recurrent kernel, if any.")
     bias = _of_cell("bias", "The bias, shaped as that of the dense layer.")
 
-    def rank_holders(self) -> dict:
+    def rank_holders(self) -> dict[str, FactorizedKernel]:
         """The kernels that are networks, by the argument that takes their ranks."""
         return self.cell.rank_holders()
 
     @property
-    def implementation(self) -> str | dict:
+    def implementation(self) -> str | dict[str, str]:
         """How the input kernel is applied to all steps at once; it is the cell's."""
         return self.cell.implementation
 
     @implementation.setter
-    def implementation(self, implementation) -> None:
+    def implementation(self, implementation: Implementation) -> None:
         self.cell.implementation = implementation
 
     @property
-    def plan(self):
+    def plan(self) -> Plan:
         """How the product of all inputs with the input kernel is computed; print it."""
         return self.plan_for()
 
-    def plan_for(self, batch_size=None, training=False, merged=False, input_shape=None):
+    def plan_for(
+        self,
+        batch_size: int | None = None,
+        training: bool = False,
+        merged: bool = False,
+        input_shape: Shape | None = None,
+    ) -> Plan:
         """The plan for sequences of shape (batch, time, features): batch * time rows."""
         shape = tuple(input_shape or self._sequence_shape)
         shape = (batch_size or shape[0], *shape[1:])
         return self.cell.plan_for(training=training, merged=merged, input_shape=shape)
 
     @classmethod
-    def dense_class(cls):
+    def dense_class(cls) -> type[keras.layers.Layer]:
         """The dense twin."""
         return getattr(keras.layers, cls.cell_class.dense_class().__name__.removesuffix("Cell"))
 
-    def build(self, sequences_shape, initial_state_shape=None):
+    def build(self, sequences_shape: Shape, initial_state_shape: Any = None) -> None:
         """Build the cell for sequences (batch, time, features)."""
         super().build(sequences_shape, initial_state_shape)
         self._sequence_shape = self.cell.sequence_shape = tuple(sequences_shape)
 
-    def inner_loop(self, sequences, initial_state, mask, training=False):
+    def inner_loop(
+        self, sequences: Tensor, initial_state: Any, mask: Tensor, training: bool = False
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Multiply all inputs by the input kernel, then loop over the recurrent part."""
         if isinstance(mask, (list, tuple)):
             mask = mask[0]
@@ -124,7 +132,15 @@ class FactorizedRNN(ByName, keras.layers.RNN):
             return super().inner_loop(projected, initial_state, mask, training=training)
 
     @classmethod
-    def from_layer(cls, layer, rank=None, energy=None, eps=None, energy_norm="frobenius", **kwargs):
+    def from_layer(
+        cls,
+        layer: keras.Layer,
+        rank: Rank = None,
+        energy: float | None = None,
+        eps: float | None = None,
+        energy_norm: str = "frobenius",
+        **kwargs: Any,
+    ) -> keras.Layer:
         """A factorized layer that stands for a trained `keras.layers.LSTM` or `GRU`.
 
         Args:
@@ -157,12 +173,12 @@ class FactorizedRNN(ByName, keras.layers.RNN):
         result.assign_weights_of(layer)
         return result
 
-    def assign_weights_of(self, layer) -> None:
+    def assign_weights_of(self, layer: keras.Layer) -> None:
         """Decompose or copy the weights of a dense layer of the same sizes into this one."""
         self.cell.assign_kernel(layer.cell.kernel)
         self.assign_recurrence_of(layer)
 
-    def assign_recurrence_of(self, layer) -> None:
+    def assign_recurrence_of(self, layer: keras.Layer) -> None:
         """Take the recurrent kernel and the biases of a dense layer, but not its input kernel."""
         cell = self.cell
         recurrent = ops.convert_to_numpy(layer.cell.recurrent_kernel)
@@ -175,7 +191,7 @@ class FactorizedRNN(ByName, keras.layers.RNN):
             # A copy: on JAX the two would share a buffer, which training one of them deletes.
             cell.bias.assign(ops.copy(layer.cell.bias))
 
-    def to_dense_layer(self):
+    def to_dense_layer(self) -> keras.layers.Layer:
         """The dense Keras layer with the merged kernels, the same biases and settings."""
         cell = self.cell
         recurrent = {"recurrent_rank", "recurrent_format", "recurrent_modes"}
@@ -189,7 +205,7 @@ class FactorizedRNN(ByName, keras.layers.RNN):
             dense.cell.bias.assign(ops.copy(cell.bias))
         return dense
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         base = super().get_config()
         del base["cell"]
@@ -198,7 +214,7 @@ class FactorizedRNN(ByName, keras.layers.RNN):
         return {**of_cell, **base, "activity_regularizer": activity}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> FactorizedRNN:
         """The layer that `get_config` described; there is no cell in the configuration."""
         return cls(**config)
 
@@ -295,6 +311,6 @@ class TRGRU(FactorizedGRU):
     cell_class = TRGRUCell
 
 
-def _batch_of(layer) -> int | None:
+def _batch_of(layer: keras.Layer) -> int | None:
     """The batch that a stateful layer was built for."""
     return layer.states[0].shape[0] if layer.stateful and layer.states else None

@@ -8,6 +8,7 @@ layer whose kernel is the transposed table.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import keras
 from keras import ops
@@ -19,6 +20,7 @@ from keras_tensornet.layers.embedding import FactorizedEmbedding
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
 from keras_tensornet.shapes import rows_of
+from keras_tensornet.types import Config, Shape, Tensor
 
 
 @serialisable
@@ -50,14 +52,14 @@ class FactorizedReversibleEmbedding(FactorizedEmbedding):
 
     def __init__(
         self,
-        input_dim,
-        output_dim,
+        input_dim: int,
+        output_dim: int,
         *,
-        tie_weights=True,
-        reverse_dtype=None,
-        logit_soft_cap=None,
-        **kwargs,
-    ):
+        tie_weights: bool = True,
+        reverse_dtype: Any = None,
+        logit_soft_cap: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         weights = kwargs.pop("weights", None)
         super().__init__(input_dim, output_dim, **kwargs)
         self.tie_weights = tie_weights
@@ -68,11 +70,11 @@ class FactorizedReversibleEmbedding(FactorizedEmbedding):
             self.assign_kernel(weights[0] if isinstance(weights, list) else weights)
 
     @staticmethod
-    def dense_class():
+    def dense_class() -> type[keras.layers.Layer]:
         """The dense twin."""
         return keras.layers.ReversibleEmbedding
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         """Create the cores, and the kernel of the projection back if it is not tied."""
         if self.built:
             return
@@ -86,7 +88,9 @@ class FactorizedReversibleEmbedding(FactorizedEmbedding):
             )
             self.built = True
 
-    def call(self, inputs, reverse=False, training=None):
+    def call(  # type: ignore[override]  # `reverse` stands where Keras has it
+        self, inputs: Tensor, reverse: bool = False, training: bool | None = None
+    ) -> Tensor:
         """Rows of the table; with `reverse`, states times the transposed table."""
         if not reverse:
             return super().call(inputs, training=training)
@@ -99,7 +103,7 @@ class FactorizedReversibleEmbedding(FactorizedEmbedding):
             return logits
         return ops.tanh(logits / self.logit_soft_cap) * self.logit_soft_cap
 
-    def reverse_plan(self, rows: int | None = None, training: bool = False):
+    def reverse_plan(self, rows: int | None = None, training: bool = False) -> Any:
         """How the projection back is computed for a number of states."""
         implementation = self.implementation
         if isinstance(implementation, dict):
@@ -111,7 +115,7 @@ class FactorizedReversibleEmbedding(FactorizedEmbedding):
             network, Workload(rows=rows_of((rows,)), training=training), implementation
         )
 
-    def _project(self, inputs, training: bool):
+    def _project(self, inputs: Tensor, training: bool) -> Tensor:
         network, modes = self._transposed()
         shape = tuple(inputs.shape[:-1])
         plan = self.reverse_plan(None if None in shape else rows_of(shape), training)
@@ -135,25 +139,27 @@ class FactorizedReversibleEmbedding(FactorizedEmbedding):
             out_modes=modes.in_modes,
         )
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Where the indices are not 0, if `mask_zero`; none for states."""
         if not self.mask_zero or not keras.backend.is_int_dtype(inputs.dtype):
             return None
         return ops.not_equal(inputs, 0)
 
-    def compute_output_shape(self, input_shape, reverse=False):
+    def compute_output_shape(self, input_shape: Shape, reverse: bool = False) -> Shape:
         """(batch, ..., output_dim), or (batch, ..., input_dim) with `reverse`."""
         if reverse:
             return (*input_shape[:-1], self.input_dim)
         return (*input_shape, self.output_dim)
 
-    def compute_output_spec(self, inputs, reverse=False, training=None):
+    def compute_output_spec(
+        self, inputs: Tensor, reverse: bool = False, training: bool | None = None
+    ) -> Any:
         """The shape above, in the dtype that the projection or the lookup is computed in."""
         shape = self.compute_output_shape(tuple(inputs.shape), reverse)
         dtype = (self.reverse_dtype if reverse else None) or self.compute_dtype
         return keras.KerasTensor(shape, dtype=dtype)
 
-    def to_dense_layer(self):
+    def to_dense_layer(self) -> keras.layers.Layer:
         """The `keras.layers.ReversibleEmbedding` with the merged table and the same settings."""
         self._built_kernel()
         config = super().to_dense_layer().get_config()
@@ -164,7 +170,7 @@ class FactorizedReversibleEmbedding(FactorizedEmbedding):
         dense.set_weights([ops.convert_to_numpy(weight) for weight in weights])
         return dense
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {**super().get_config(), **{key: getattr(self, key) for key in _OWN}}
 

@@ -8,6 +8,7 @@ from keras_tensornet.contraction import candidate_plans
 from keras_tensornet.layers.implementation import HasImplementation
 from keras_tensornet.networks import Network
 from keras_tensornet.shapes import with_batch
+from keras_tensornet.types import Shape, Tensor
 
 
 class Tunable(HasImplementation):
@@ -29,7 +30,9 @@ class Tunable(HasImplementation):
             chosen = chosen["frozen"] if merged and "frozen" in chosen else chosen[phase]
         return "reconstructed" if self._reparametrised else chosen
 
-    def tunable_plans(self, training: bool, merged: bool, input_shape: tuple, most: int) -> list:
+    def tunable_plans(
+        self, training: bool, merged: bool, input_shape: Shape, most: int
+    ) -> list[str]:
         """What `implementation` may be set to for a phase, the fastest prediction first.
 
         Args:
@@ -54,7 +57,7 @@ class Tunable(HasImplementation):
         """Inputs of that shape."""
         return np.random.default_rng(0).normal(size=shape).astype("float32")
 
-    def tuned_call(self, inputs, training: bool = False):
+    def tuned_call(self, inputs: Tensor, training: bool = False) -> Tensor:
         """What the plans compute; of a recurrent cell not its loop."""
         return self(inputs, training=training)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from keras_tensornet import validation
 from keras_tensornet.kernels import refused_quantize
 from keras_tensornet.layers.common import serialisable
 from keras_tensornet.layers.tbasis.envelopes import base_of
+from keras_tensornet.types import Config, Shape, Tensor
 
 
 @serialisable
@@ -55,7 +57,15 @@ class TBasis(keras.layers.Layer):
     Source: section 3.2, eq. (3); initial variance 1 / (B R), eq. (13).
     """
 
-    def __init__(self, size, rank, mode=9, trainable=True, seed=None, **kwargs):
+    def __init__(
+        self,
+        size: int,
+        rank: int,
+        mode: int = 9,
+        trainable: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         # The basis stays in the variable dtype (float32 under mixed precision), as all cores do.
         super().__init__(trainable=trainable, autocast=False, **kwargs)
         self.size = validation.positive_int("size", size)
@@ -76,38 +86,38 @@ class TBasis(keras.layers.Layer):
         """(size, rank, mode, rank)"""
         return (self.size, self.rank, self.mode, self.rank)
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         """Create the basis."""
         self.basis = self.add_weight(
             name="tbasis", shape=self.shape, initializer=self._draw, autocast=False
         )
         self.built = True
 
-    def _draw(self, shape, dtype=None):
+    def _draw(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
         # sigma_B^2 = 1 / (B R), eq. (13)
         generator = random_generator(self.seed)
         values = generator.normal(0.0, 1.0 / math.sqrt(self.size * self.rank), shape)
         return ops.convert_to_tensor(values, dtype=dtype)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """The basis, whatever the inputs."""
         return ops.convert_to_tensor(self.basis.value)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> None:
         """None: a basis has no time steps, whatever mask the inputs carry."""
         return None
 
-    def compute_output_shape(self, input_shape=None):
+    def compute_output_shape(self, input_shape: Shape | None = None) -> Shape:
         """(size, rank, mode, rank)"""
         return self.shape
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """In the variable dtype, unlike the outputs of other layers."""
         return keras.KerasTensor(self.shape, dtype=self.variable_dtype)
 
     quantize = refused_quantize
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {
             **super().get_config(),
@@ -123,7 +133,7 @@ def random_generator(seed: int | None) -> np.random.Generator:
     return np.random.default_rng(random.randrange(2**31) if seed is None else seed)
 
 
-def basis_values(basis) -> np.ndarray | None:
+def basis_values(basis: Tensor) -> np.ndarray | None:
     """The values behind a basis tensor, or None where only its shape is known.
 
     Layers are built when they are first called, often on symbolic tensors. Those of a functional
@@ -139,13 +149,15 @@ def basis_values(basis) -> np.ndarray | None:
         return None
 
 
-def check_basis_shape(shape, rank: int | None = None, mode: int | None = None, name="") -> tuple:
+def check_basis_shape(
+    given: Shape, rank: int | None = None, mode: int | None = None, name: str = ""
+) -> tuple[int, int, int, int]:
     """Return a basis shape (B, R, N, R) as ints, or say what is wrong with it.
 
     Raises:
         ValueError: if it is not of that form, or of another rank or mode than a built layer's.
     """
-    shape = tuple(shape)
+    shape: Any = tuple(given)
     if len(shape) != 4 or None in shape or shape[1] != shape[3]:
         raise ValueError(
             f"`basis` must be the output of a TBasis layer, of shape (size, rank, mode, rank). "
@@ -160,7 +172,7 @@ def check_basis_shape(shape, rank: int | None = None, mode: int | None = None, n
     return shape
 
 
-def _seed(seed) -> int:
+def _seed(seed: int | None) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise TypeError(f"`seed` must be a non-negative integer or None. Received: seed={seed!r}.")
     return seed

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
+import numpy as np
 from keras import activations, constraints, initializers, ops, regularizers
 
 from keras_tensornet import validation
@@ -16,6 +18,7 @@ from keras_tensornet.layers.implementation import HasImplementation
 from keras_tensornet.layers.tbasis.basis import _seed, basis_values, check_basis_shape
 from keras_tensornet.layers.tbasis.cores import ADAPTERS, TBasisCores, merge_ring
 from keras_tensornet.layers.tbasis.envelopes import Envelope, envelope
+from keras_tensornet.types import Config, Identifier, Implementation, Shape, Tensor
 
 
 class TBasisMethods(HasImplementation):
@@ -29,19 +32,22 @@ class TBasisMethods(HasImplementation):
 
     # What each layer has: a plan for a batch size, forward or training.
     plan_for: Callable[..., Plan]
+    trainable: bool
+    _stock_layer: Callable[..., keras.layers.Layer]
+    _stock_input_shape: Callable[[], Shape]
 
     def _set_arguments(
         self,
-        activation,
-        use_bias,
-        kernel_initializer,
-        bias_initializer,
-        kernel_regularizer,
-        bias_regularizer,
-        bias_constraint,
-        adapters,
-        implementation,
-        seed,
+        activation: Identifier,
+        use_bias: bool,
+        kernel_initializer: Identifier,
+        bias_initializer: Identifier,
+        kernel_regularizer: Identifier,
+        bias_regularizer: Identifier,
+        bias_constraint: Identifier,
+        adapters: str,
+        implementation: Implementation,
+        seed: int | None,
     ) -> None:
         """Check and keep the arguments that both layers share."""
         self.activation = activations.get(activation)
@@ -59,13 +65,19 @@ class TBasisMethods(HasImplementation):
         self.seed = None if seed is None else _seed(seed)
         self.bias: keras.Variable | None = None
         self._own_cores: TBasisCores | None = None
-        self._visible_basis = None
-        self._frozen = None
+        self._visible_basis: np.ndarray | None = None
+        self._frozen: Tensor | None = None
 
-    def _checked_implementation(self, implementation) -> str:
+    def _checked_implementation(self, implementation: Implementation) -> str:
         return validation.one_of("implementation", implementation, IMPLEMENTATIONS)
 
-    def __call__(self, inputs, basis=None, cores=None, **kwargs):
+    def __call__(
+        self,
+        inputs: Tensor,
+        basis: Tensor | None = None,
+        cores: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Check that exactly one of basis and cores is given, and note the basis' values."""
         if (basis is None) == (cores is None):
             given = "neither" if basis is None else "both"
@@ -83,7 +95,9 @@ class TBasisMethods(HasImplementation):
             return super().__call__(inputs, basis=basis, **kwargs)
         return super().__call__(inputs, cores=cores, **kwargs)
 
-    def _build_ring(self, kernel_shape, basis_shape, cores_shape) -> None:
+    def _build_ring(
+        self, kernel_shape: tuple[int, ...], basis_shape: Shape | None, cores_shape: Shape | None
+    ) -> None:
         """Find the ring of the kernel; with a basis, create the coefficients; create the bias."""
         if basis_shape is not None:
             _, rank, mode, _ = check_basis_shape(basis_shape, name=self.name)
@@ -126,7 +140,7 @@ class TBasisMethods(HasImplementation):
             raise AttributeError(f"Layer '{self.name}' is not built; call it on data first.")
         return self._ring
 
-    def correct_variance(self, basis) -> None:
+    def correct_variance(self, basis: Tensor) -> None:
         """Scale the coefficients so that the merged kernel has its target variance (section 4.2).
 
         Done when the layer is built, wherever the values of the basis can be read.
@@ -138,7 +152,7 @@ class TBasisMethods(HasImplementation):
             )
         self._own_cores.correct_variance(basis)
 
-    def merge_kernel(self, basis=None, cores=None):
+    def merge_kernel(self, basis: Tensor | None = None, cores: Tensor | None = None) -> Tensor:
         """The dense kernel in Keras layout, in the dtype of the cores: for a basis, or for cores.
 
         Args:
@@ -147,7 +161,9 @@ class TBasisMethods(HasImplementation):
         """
         return merge_ring(self.ring, self._cut_cores(basis, cores))
 
-    def dense_layer(self, basis=None, cores=None):
+    def dense_layer(
+        self, basis: Tensor | None = None, cores: Tensor | None = None
+    ) -> keras.layers.Layer:
         """The stock Keras layer with the merged kernel, the same bias and settings.
 
         Args:
@@ -155,19 +171,21 @@ class TBasisMethods(HasImplementation):
         """
         dense = self._stock_layer(kernel_initializer="zeros")
         dense.build(self._stock_input_shape())
-        weights = [self.merge_kernel(basis, cores)] + ([self.bias.value] if self.use_bias else [])
+        weights = [self.merge_kernel(basis, cores)] + (
+            [] if self.bias is None else [self.bias.value]
+        )
         dense.set_weights([ops.convert_to_numpy(weight) for weight in weights])
         dense.trainable = self.trainable
         return dense
 
-    def _cut_cores(self, basis, cores) -> list:
+    def _cut_cores(self, basis: Tensor | None, cores: Tensor | None) -> list[Tensor]:
         """The cores of the ring's network: the layer's own from the basis, or those given."""
         self._check_given(basis, cores)
         if cores is None and self._own_cores is not None:  # it has them, as checked
             cores = self._own_cores(basis)[0]
         return self.ring.cut(ops.unstack(cores, self.ring.num_cores), ops)
 
-    def _check_given(self, basis, cores) -> None:
+    def _check_given(self, basis: Tensor | None, cores: Any) -> None:
         """Refuse a basis or cores of another kind than the layer was built for."""
         if basis is not None:
             if self._own_cores is None:
@@ -189,7 +207,7 @@ class TBasisMethods(HasImplementation):
         """Whether the kernel is merged beforehand, see `freeze`."""
         return self._frozen is not None
 
-    def freeze(self, basis=None, cores=None) -> None:
+    def freeze(self, basis: Tensor | None = None, cores: Tensor | None = None) -> None:
         """Merge once, for inference: calls use the merged kernel until `unfreeze`.
 
         `keras_tensornet.freeze(model)` does it for a whole model, and keeps basis and coefficients
@@ -204,7 +222,9 @@ class TBasisMethods(HasImplementation):
         """Undo `freeze`: compute from the basis in every call again, and allow training."""
         self._frozen = None
 
-    def _evaluation(self, basis, cores, training, **shapes) -> tuple:
+    def _evaluation(
+        self, basis: Tensor | None, cores: Any, training: bool | None, **shapes: Any
+    ) -> tuple[Any, list[Tensor], Tensor | None]:
         """The plan, the cores, and the merged kernel where the plan wants one or it is frozen."""
         if self._frozen is None:
             cores = self._cut_cores(basis, cores)
@@ -224,22 +244,22 @@ class TBasisMethods(HasImplementation):
 
     _forced: str | None = None
 
-    def _merged_if(self, plan: Plan, cores: list):
+    def _merged_if(self, plan: Plan, cores: list[Tensor]) -> Tensor | None:
         """The merged kernel where the plan wants one, after adding the kernel's penalty."""
         kernel = merge_ring(self._ring, cores) if plan.implementation == "reconstructed" else None
         if self.kernel_regularizer is not None:
             self.add_loss(self._penalty(cores, kernel))
         return kernel
 
-    def _penalty(self, cores: list, kernel):
+    def _penalty(self, cores: list[Tensor], kernel: Tensor | None) -> Tensor:
         """The regularizer on the merged kernel; L2 needs the cores only."""
-        regularizer = self.kernel_regularizer
+        regularizer: Any = self.kernel_regularizer
         exact = self._ring.modes.padding == (0, 0)  # else cores hold entries that are cropped
         if kernel is None and exact and isinstance(regularizer, keras.regularizers.L2):
             return regularizer.l2 * norm_plan(self._ring.network).run(cores, ops)
         return regularizer(merge_ring(self._ring, cores) if kernel is None else kernel)
 
-    def _stock_config(self) -> dict:
+    def _stock_config(self) -> Config:
         """The configuration that the layer shares with its stock twin."""
         return {
             "activation": activations.serialize(self.activation),
@@ -251,7 +271,7 @@ class TBasisMethods(HasImplementation):
             "bias_constraint": constraints.serialize(self.bias_constraint),
         }
 
-    def _own_config(self) -> dict:
+    def _own_config(self) -> Config:
         return {
             "kernel_initializer": initializers.serialize(self.kernel_initializer),
             "adapters": self.adapters,

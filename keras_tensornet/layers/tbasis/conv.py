@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,6 +13,7 @@ from keras_tensornet.execution import leading, run_plan, stage_kernels
 from keras_tensornet.layers.common import serialisable
 from keras_tensornet.layers.tbasis.common import TBasisMethods
 from keras_tensornet.shapes import BATCH_HINT, filled
+from keras_tensornet.types import Config, Identifier, Implementation, Shape, Tensor
 
 
 @serialisable
@@ -53,27 +57,27 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
+        filters: int,
+        kernel_size: int | Sequence[int],
         *,
-        strides=(1, 1),
-        padding="valid",
-        data_format=None,
-        dilation_rate=(1, 1),
-        groups=1,
-        activation=None,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        bias_constraint=None,
-        adapters="exp",
-        implementation="auto",
-        seed=None,
-        **kwargs,
-    ):
+        strides: int | Sequence[int] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        groups: int = 1,
+        activation: Identifier = None,
+        use_bias: bool = True,
+        kernel_initializer: Identifier = None,
+        bias_initializer: Identifier = "zeros",
+        kernel_regularizer: Identifier = None,
+        bias_regularizer: Identifier = None,
+        activity_regularizer: Identifier = None,
+        bias_constraint: Identifier = None,
+        adapters: str = "exp",
+        implementation: Implementation = "auto",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         # Only the inputs are cast, in `call`: the cores stay in the variable dtype.
         super().__init__(activity_regularizer=activity_regularizer, autocast=False, **kwargs)
         # The stock layer checks what both layers take, with Keras' own errors.
@@ -98,7 +102,7 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
         if groups > 1:
             self._forced = "reconstructed"
 
-    def _checked_implementation(self, implementation) -> str:
+    def _checked_implementation(self, implementation: Implementation) -> str:
         if self.groups > 1 and implementation == "factorized":
             raise ValueError(
                 "A grouped convolution on a basis merges its kernel, because its groups need not "
@@ -107,7 +111,12 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
             )
         return super()._checked_implementation(implementation)
 
-    def build(self, inputs_shape, basis_shape=None, cores_shape=None):
+    def build(
+        self,
+        inputs_shape: Shape,
+        basis_shape: Shape | None = None,
+        cores_shape: Shape | None = None,
+    ) -> None:
         """Create coefficients, unless cores are given, and the bias."""
         channels = inputs_shape[self._channel_axis]
         if channels is None:
@@ -129,24 +138,30 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
         self,
         batch_size: int | None = None,
         training: bool = False,
-        extents: tuple | None = None,
+        extents: Shape | None = None,
     ) -> Plan:
         """The plan for a batch size and spatial extents, forward or training."""
-        extents = filled(extents or self._extents)
+        spatial = filled(extents or self._extents)
         channels = self.kernel_shape[-2] * self.groups
-        shape = (batch_size, *extents, channels)
+        shape = (batch_size, *spatial, channels)
         if self.data_format == "channels_first":
-            shape = (batch_size, channels, *extents)
+            shape = (batch_size, channels, *spatial)
         workload = Workload(
             rows=batch_size or BATCH_HINT,
-            spatial_in=extents,
-            spatial_out=self._spatial_part(self.compute_output_shape(shape)),
+            spatial_in=spatial,
+            spatial_out=filled(self._spatial_part(self.compute_output_shape(shape))),
             strides=self.strides,
             training=training,
         )
         return self._plan(workload)
 
-    def call(self, inputs, basis=None, cores=None, training=None):
+    def call(
+        self,
+        inputs: Tensor,
+        basis: Tensor | None = None,
+        cores: Tensor | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
         """Apply the cores by the plan for these shapes, then bias and activation."""
         inputs = ops.cast(inputs, self.compute_dtype)
         batch, extents = inputs.shape[0], self._spatial_part(tuple(inputs.shape))
@@ -164,7 +179,7 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
             outputs = ops.add(outputs, ops.cast(bias, outputs.dtype))
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _direct(self, inputs, cores: list, plan: Plan):
+    def _direct(self, inputs: Tensor, cores: list[Tensor], plan: Plan) -> Tensor:
         """Stages on channels-last activations; padded channels are zero before, cut after."""
         if self.data_format == "channels_first":
             inputs = ops.transpose(inputs, (0, 2, 3, 1))
@@ -183,13 +198,13 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
             outputs = ops.transpose(outputs, (0, 3, 1, 2))
         return outputs
 
-    def _convolve(self, inputs, kernel, axes):
+    def _convolve(self, inputs: Tensor, kernel: Tensor, axes: tuple[int, ...]) -> Tensor:
         return ops.conv(inputs, kernel, **self._settings("channels_last"))
 
-    def _depthwise_convolve(self, inputs, kernel, axes):
+    def _depthwise_convolve(self, inputs: Tensor, kernel: Tensor, axes: tuple[int, ...]) -> Tensor:
         return ops.depthwise_conv(inputs, kernel, **self._settings("channels_last"))
 
-    def _settings(self, data_format: str) -> dict:
+    def _settings(self, data_format: str) -> dict[str, Any]:
         # The spatial positions are one core, so the stage that has it handles both axes.
         return {
             "strides": self.strides,
@@ -202,24 +217,29 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
     def _channel_axis(self) -> int:
         return -1 if self.data_format == "channels_last" else 1
 
-    def _spatial_part(self, shape: tuple) -> tuple:
+    def _spatial_part(self, shape: Shape) -> Shape:
         return shape[1:-1] if self.data_format == "channels_last" else shape[2:]
 
-    def compute_output_shape(self, inputs_shape, basis_shape=None, cores_shape=None):
+    def compute_output_shape(
+        self,
+        inputs_shape: Shape,
+        basis_shape: Shape | None = None,
+        cores_shape: Shape | None = None,
+    ) -> Shape:
         """As `keras.layers.Conv2D`."""
         return self._stock_layer().compute_output_shape(tuple(inputs_shape))
 
-    def _stock_layer(self, **replaced):
+    def _stock_layer(self, **replaced: Any) -> keras.layers.Layer:
         config = {"name": self.name, "dtype": self.dtype_policy}
         return keras.layers.Conv2D(**config | self._conv_config() | self._stock_config() | replaced)
 
-    def _stock_input_shape(self) -> tuple:
+    def _stock_input_shape(self) -> Shape:
         channels = self.kernel_shape[-2] * self.groups
         if self.data_format == "channels_last":
             return (None, None, None, channels)
         return (None, channels, None, None)
 
-    def _conv_config(self) -> dict:
+    def _conv_config(self) -> Config:
         return {
             "filters": self.filters,
             "kernel_size": self.kernel_size,
@@ -230,7 +250,7 @@ class TBasisConv2D(TBasisMethods, keras.layers.Layer):
             "groups": self.groups,
         }
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {
             **super().get_config(),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,6 +27,7 @@ from keras_tensornet.layers.tbasis.basis import (
     random_generator,
 )
 from keras_tensornet.layers.tbasis.envelopes import Envelope, envelope
+from keras_tensornet.types import Config, Identifier, Shape, Tensor
 
 ADAPTERS = ("exp", "linear", "none")
 
@@ -59,7 +62,14 @@ class TBasisCores(keras.layers.Layer):
     `correct_variance` is to be called by hand.
     """
 
-    def __init__(self, kernel_shapes, adapters="exp", kernel_initializer=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        kernel_shapes: Sequence[tuple[int, ...]],
+        adapters: str = "exp",
+        kernel_initializer: Identifier = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.kernel_shapes = tuple(_kernel_shape(shape) for shape in kernel_shapes)
         if not self.kernel_shapes:
@@ -73,17 +83,17 @@ class TBasisCores(keras.layers.Layer):
         for shape in self.kernel_shapes:
             merged_variance(self.kernel_initializer, shape)  # raises where it has none
         self.seed = None if seed is None else _seed(seed)
-        self.adapters = None
-        self._visible_basis = None
+        self.adapters: keras.Variable | None = None
+        self._visible_basis: np.ndarray | None = None
 
-    def __call__(self, basis, *args, **kwargs):
+    def __call__(self, basis: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Note the values of the basis where they can be read: building needs them."""
         if self.built:
             self.check_basis(basis.shape, self.name)
         self._visible_basis = None if self.built else basis_values(basis)
         return super().__call__(basis, *args, **kwargs)
 
-    def build(self, basis_shape):
+    def build(self, basis_shape: Shape) -> None:
         """Create coefficients (D, B) and adapters (D, R) for the D cores of all kernels."""
         size, rank, mode, _ = check_basis_shape(basis_shape, name=self.name)
         self.envelopes = tuple(envelope(shape, mode, rank) for shape in self.kernel_shapes)
@@ -108,7 +118,7 @@ class TBasisCores(keras.layers.Layer):
             self._visible_basis = None
         self.built = True
 
-    def call(self, basis):
+    def call(self, basis: Tensor) -> list[Tensor]:
         """All cores from one product with the basis: a list of (cores, rank, mode, rank)."""
         size, rank, mode, _ = self.basis_shape
         flat = ops.reshape(basis, (size, rank * mode * rank))
@@ -121,7 +131,7 @@ class TBasisCores(keras.layers.Layer):
         cores = ops.reshape(cores, (self.num_cores, rank, mode, rank))
         return ops.split(cores, self._boundaries(), axis=0) if len(self.envelopes) > 1 else [cores]
 
-    def check_basis(self, shape, name: str) -> None:
+    def check_basis(self, shape: Shape, name: str) -> None:
         """Refuse a basis of another shape than the coefficients are for; `name` is the layer's."""
         _, rank, mode, _ = self.basis_shape
         size, *_ = check_basis_shape(shape, rank, mode, name)
@@ -131,7 +141,7 @@ class TBasisCores(keras.layers.Layer):
                 f"Received: a basis of {size}. Give it the basis that it was built with."
             )
 
-    def kernels(self, basis) -> list:
+    def kernels(self, basis: Tensor) -> list[Tensor]:
         """The merged dense kernels in Keras layout, for a basis (B, R, N, R)."""
         cores = self.call(ops.convert_to_tensor(basis))
         return [
@@ -139,7 +149,7 @@ class TBasisCores(keras.layers.Layer):
             for one, ring in zip(self.envelopes, cores, strict=True)
         ]
 
-    def correct_variance(self, basis, variances: Sequence[float] | None = None) -> None:
+    def correct_variance(self, basis: Tensor, variances: Sequence[float] | None = None) -> None:
         """Scale the coefficients so that each merged kernel has exactly its target variance.
 
         The second step of the paper's initialisation. Called when the layer is built, wherever the
@@ -159,7 +169,7 @@ class TBasisCores(keras.layers.Layer):
             rows = slice(start, start + one.num_cores)
             cores = np.tensordot(coefficients[rows], basis, 1)
             cores = cores * rho[rows].reshape(one.num_cores, -1, 1, 1)
-            measured = float(np.var(merge_ring(one, one.cut(cores, np), np)))
+            measured = float(np.var(merge_ring(one, one.cut(list(cores), np), np)))
             if measured > 0.0:
                 # Each of the d cores is scaled alike: variance goes with the power 2 d.
                 coefficients[rows] *= (target / measured) ** (0.5 / one.num_cores)
@@ -171,7 +181,7 @@ class TBasisCores(keras.layers.Layer):
         rho = ops.convert_to_numpy(self.adapters).astype("float64")
         return np.exp(rho) if self.adapters_kind == "exp" else rho
 
-    def _draw(self, shape, dtype=None):
+    def _draw(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
         """Coefficients of variance sigma_l^(2/d), d the number of cores of the kernel, eq. (13)."""
         generator = random_generator(self.seed)
         rows = generator.normal(size=shape)
@@ -187,7 +197,7 @@ class TBasisCores(keras.layers.Layer):
         counts = [one.num_cores for one in self.envelopes]
         return [int(stop) for stop in np.cumsum(counts)[:-1]]
 
-    def compute_output_shape(self, basis_shape):
+    def compute_output_shape(self, basis_shape: Shape) -> list[Shape]:
         """A list of (cores, rank, mode, rank)."""
         _, rank, mode, _ = check_basis_shape(basis_shape, name=self.name)
         return [
@@ -195,14 +205,14 @@ class TBasisCores(keras.layers.Layer):
             for shape in self.kernel_shapes
         ]
 
-    def compute_output_spec(self, basis, *args, **kwargs):
+    def compute_output_spec(self, basis: Tensor, *args: Any, **kwargs: Any) -> Any:
         """In the variable dtype, unlike the outputs of other layers."""
         shapes = self.compute_output_shape(basis.shape)
         return [keras.KerasTensor(shape, dtype=self.variable_dtype) for shape in shapes]
 
     quantize = refused_quantize
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {
             **super().get_config(),
@@ -213,12 +223,12 @@ class TBasisCores(keras.layers.Layer):
         }
 
 
-def merge_ring(ring: Envelope, cores: Sequence, xp=ops):
+def merge_ring(ring: Envelope, cores: Sequence[Tensor], xp: ModuleType = ops) -> Tensor:
     """The dense kernel of a ring from its cut cores, in Keras layout."""
     return to_keras_layout(kernel_plan(ring.network).run(cores, xp), ring.modes, xp)
 
 
-def _kernel_shape(shape) -> tuple[int, ...]:
+def _kernel_shape(shape: Sequence[int]) -> tuple[int, ...]:
     resolved = validation.int_tuple("kernel_shapes", shape)
     if len(resolved) < 2:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,6 +13,7 @@ from keras_tensornet.execution import leading, run_plan, stage_kernels
 from keras_tensornet.layers.common import serialisable
 from keras_tensornet.layers.tbasis.common import TBasisMethods
 from keras_tensornet.shapes import BATCH_HINT, rows_of
+from keras_tensornet.types import Config, Identifier, Implementation, Shape, Tensor
 
 
 @serialisable
@@ -51,21 +54,21 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
 
     def __init__(
         self,
-        units,
+        units: int,
         *,
-        activation=None,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        bias_constraint=None,
-        adapters="exp",
-        implementation="auto",
-        seed=None,
-        **kwargs,
-    ):
+        activation: Identifier = None,
+        use_bias: bool = True,
+        kernel_initializer: Identifier = None,
+        bias_initializer: Identifier = "zeros",
+        kernel_regularizer: Identifier = None,
+        bias_regularizer: Identifier = None,
+        activity_regularizer: Identifier = None,
+        bias_constraint: Identifier = None,
+        adapters: str = "exp",
+        implementation: Implementation = "auto",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         # Only the inputs are cast, in `call`: the cores stay in the variable dtype.
         super().__init__(activity_regularizer=activity_regularizer, autocast=False, **kwargs)
         self.units = validation.positive_int("units", units)
@@ -83,7 +86,12 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
         )
         self.supports_masking = True
 
-    def build(self, inputs_shape, basis_shape=None, cores_shape=None):
+    def build(
+        self,
+        inputs_shape: Shape,
+        basis_shape: Shape | None = None,
+        cores_shape: Shape | None = None,
+    ) -> None:
         """Create coefficients, unless cores are given, and the bias."""
         in_size = inputs_shape[-1]
         if in_size is None:
@@ -98,7 +106,13 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
         """The plan for a batch size (times all axes but the last), forward or training."""
         return self._plan(Workload(rows=batch_size or BATCH_HINT, training=training))
 
-    def call(self, inputs, basis=None, cores=None, training=None):
+    def call(
+        self,
+        inputs: Tensor,
+        basis: Tensor | None = None,
+        cores: Tensor | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
         """Apply the cores by the plan for this batch, then bias and activation."""
         inputs = ops.cast(inputs, self.compute_dtype)
         rows = rows_of(inputs.shape[:-1])
@@ -111,7 +125,7 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
             outputs = ops.add(outputs, ops.cast(self.bias, outputs.dtype))
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _direct(self, inputs, cores: list, plan: Plan):
+    def _direct(self, inputs: Tensor, cores: list[Tensor], plan: Plan) -> Tensor:
         in_padding, _ = self.ring.modes.padding
         flat = ops.reshape(inputs, (-1, self.ring.modes.in_size))
         if in_padding:
@@ -119,18 +133,23 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
         outputs = run_plan(plan, flat, stage_kernels(plan, cores), self.ring.network.size)
         return ops.reshape(outputs[:, : self.units], (*leading(inputs), self.units))
 
-    def compute_output_shape(self, inputs_shape, basis_shape=None, cores_shape=None):
+    def compute_output_shape(
+        self,
+        inputs_shape: Shape,
+        basis_shape: Shape | None = None,
+        cores_shape: Shape | None = None,
+    ) -> Shape:
         """(batch, ..., units)"""
         return (*inputs_shape[:-1], self.units)
 
-    def _stock_layer(self, **replaced):
+    def _stock_layer(self, **replaced: Any) -> keras.layers.Layer:
         config = {"name": self.name, "dtype": self.dtype_policy, "units": self.units}
         return keras.layers.Dense(**config | self._stock_config() | replaced)
 
-    def _stock_input_shape(self) -> tuple:
+    def _stock_input_shape(self) -> Shape:
         return (None, self.kernel_shape[0])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """All arguments as plain values."""
         return {
             **super().get_config(),

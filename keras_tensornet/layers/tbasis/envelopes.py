@@ -16,10 +16,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 
 from keras_tensornet import validation
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Tensor
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Envelope:
         """How many cores of the basis the ring has: the rows of its coefficients."""
         return len(self.network.cores)
 
-    def cut(self, cores: Sequence, xp) -> list:
+    def cut(self, cores: Sequence[Tensor], xp: ModuleType) -> list[Tensor]:
         """Full cores (rank, mode, rank) as cores of `network`, with an array module."""
         rank = int(cores[0].shape[0])
         digits = [*zip(self.modes.out_modes, self.modes.in_modes, strict=True)]
@@ -62,14 +64,14 @@ class Envelope:
         shapes = self.network.core_shapes
         return [xp.reshape(core, shape) for core, shape in zip(kept, shapes, strict=True)]
 
-    def _cut_digits(self, core, rank: int, used: tuple[int, int], xp):
+    def _cut_digits(self, core: Tensor, rank: int, used: tuple[int, int], xp: ModuleType) -> Tensor:
         # (rank, mode, rank) -> (rank, output digits, input digits, rank)
         if used == (self.base, self.base):
             return core
         core = xp.reshape(core, (rank, self.base, self.base, rank))
         return core[:, : used[0], : used[1], :]
 
-    def _cut_spatial(self, core, rank: int, xp):
+    def _cut_spatial(self, core: Tensor, rank: int, xp: ModuleType) -> Tensor:
         # (rank, mode, rank) -> (rank, positions, rank)
         if self.spatial_slices is None:
             return core[:, : self.network.size["s0"], :]
