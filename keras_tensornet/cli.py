@@ -15,11 +15,14 @@ something the user has to mend; 130 interrupted by Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from keras_tensornet import __version__
 from keras_tensornet.commands.errors import CommandError
@@ -76,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         arguments = _parser(chosen=argv[0] if argv else None).parse_args(argv)
-        return arguments.run(arguments) or 0
+        with _plain_warnings():
+            return arguments.run(arguments) or 0
     except CommandError as error:
         print(f"keras-tensornet: {_one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
@@ -104,5 +108,23 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _one_line(error: Exception) -> str:
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Within it what we warn of is one line on standard error, as errors are, without a place."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if category is UserWarning:
+            print(f"keras-tensornet: {_one_line(message)}", file=sys.stderr)
+        else:
+            shown(message, category, *place, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
+def _one_line(error: Exception | Warning | str) -> str:
     return " ".join(str(error).split())

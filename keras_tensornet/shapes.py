@@ -35,3 +35,8 @@ def built_shape(layer: Any) -> tuple[int | None, ...]:
 def rows_of(shape: Iterable[int | None]) -> int:
     """How many rows a shape of batch axes holds, open ones at `BATCH_HINT`."""
     return math.prod(extent or BATCH_HINT for extent in shape)
+
+
+def is_kernel(shape: Iterable[int]) -> bool:
+    """Whether a weight of this shape is a matrix at least, and no bias, scale or statistic."""
+    return sum(extent > 1 for extent in shape) > 1

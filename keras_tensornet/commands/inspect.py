@@ -31,29 +31,36 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({"model": model.name, "params": total, "layers": rows}))
         return
-    print(f"model '{model.name}': {total:,} parameters, {len(rows)} layers that can be compressed")
+    able = sum(not row["note"] for row in rows)
+    print(f"model '{model.name}': {total:,} parameters, {able} layers that can be compressed")
     width = max([len(row["layer"]) for row in rows], default=5)
     print(f"{'layer':<{width}}  {'kind':<16} {'kernel':<16} {'params':>12}  rank90 / full")
     for row in rows:
         kernel = "x".join(map(str, row["kernel"]))
-        ranks = f"{row['rank90']} / {row['full_rank']}"
+        said = row["note"] or f"{row['rank90']} / {row['full_rank']}"
         print(
-            f"{row['layer']:<{width}}  {row['kind']:<16} {kernel:<16} {row['params']:>12,}  {ranks}"
+            f"{row['layer']:<{width}}  {row['kind']:<16} {kernel:<16} {row['params']:>12,}  {said}"
         )
 
 
 def describe(model) -> list[dict]:
-    """One row for each layer that can be compressed or is factorized already."""
+    """One row for each layer that can be compressed, is factorized already, or is not supported."""
     import keras
     import numpy as np
 
     from keras_tensornet.compression.kinds import find_targets, kernel_array
+    from keras_tensornet.compression.unreached import FACTORIZED, unreached
     from keras_tensornet.decompositions import rank_for_energy
     from keras_tensornet.rewriting.walker import walk_layers
 
     targets = {target.path: target for target in find_targets(model)}
+    apart: dict[str, list] = {}
+    for other in unreached(model, targets.values()):
+        if other.reason != FACTORIZED:
+            apart.setdefault(other.layer_path, []).append(_not_supported(other))
     rows = []
     for path, layer in walk_layers(model):
+        rows += apart.pop(path, [])
         if path in targets:
             kernel = kernel_array(targets[path])
         elif hasattr(layer, "network") and hasattr(layer, "kernel"):
@@ -70,6 +77,19 @@ def describe(model) -> list[dict]:
                 "params": layer.count_params(),
                 "rank90": rank_for_energy(values, 0.9),
                 "full_rank": len(values),
+                "note": "",
             }
         )
-    return rows
+    return rows + apart.pop("", [])
+
+
+def _not_supported(other) -> dict:
+    return {
+        "layer": other.path,
+        "kind": type(other.layer).__name__,
+        "kernel": list(other.kernel_shape),
+        "params": other.params,
+        "rank90": None,
+        "full_rank": None,
+        "note": other.note,
+    }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_tensornet import formats
+from keras_tensornet import formats, validation
 from keras_tensornet.compression.building import build_compressed
 from keras_tensornet.compression.calibration import (
     Calibration,
@@ -20,11 +20,12 @@ from keras_tensornet.compression.choosing.selection import decompose_each
 from keras_tensornet.compression.kinds import find_kernels
 from keras_tensornet.compression.normalisation import reestimate_batch_norm
 from keras_tensornet.compression.planning import calibrated_subjects, plan_with_cores
-from keras_tensornet.compression.plans import CompressionPlan
+from keras_tensornet.compression.plans import CompressionPlan, unshrunk
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.recovery import RecoverySettings, check_recovery, recovered
 from keras_tensornet.compression.sequential import fit_in_sequence
 from keras_tensornet.compression.smallest import check_max_drop, drop_of, find_smallest
+from keras_tensornet.compression.unreached import unreached
 from keras_tensornet.decompositions.shares import energy_share
 
 
@@ -91,6 +92,9 @@ def compress_model(
             configuration; the message says what to do instead.
         ValueError: for wrong arguments, or a plan that does not fit the model.
 
+    Warns:
+        UserWarning: if nothing becomes smaller, with the layers and the reasons.
+
     Examples:
 
     >>> inputs = keras.Input((8, 8, 3))
@@ -124,7 +128,7 @@ def compress_model(
     calibration_data = readable(model, calibration_data)
     if plan is None:
         rule = rules.read_rules(given, multiple)
-        _, selection = plan_with_cores(
+        plan, selection = plan_with_cores(
             model,
             format,
             rule,
@@ -144,6 +148,8 @@ def compress_model(
         inputs = calibration_inputs(calibration_data)
         found = fit_in_sequence(model, found, inputs, reporter(progress, len(found)))
     result = build_compressed(model, found)
+    if result.count_params() >= model.count_params():
+        validation.warn_user(unshrunk(plan, result.count_params()))
     if calibration_data is not None:
         inputs = calibration_inputs(calibration_data)
         result = reestimate_batch_norm(result, inputs)
@@ -185,14 +191,20 @@ def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progres
     """The decompositions that a plan asks for."""
     targets = {target.path: target for target in find_kernels(model)}
     wanted = [choice for choice in plan if choice.format is not None]
+    others = {other.path: other.kernel_shape for other in unreached(model, targets.values())}
     for choice in plan:
         target = targets.get(choice.path)
-        shape = None if target is None else target.kernel_shape
+        shape = others.get(choice.path) if target is None else target.kernel_shape
         if shape != tuple(choice.kernel_shape):
             raise ValueError(
                 f"The plan was made for another model: its layer '{choice.path}' has a kernel of "
                 f"shape {tuple(choice.kernel_shape)}. In '{model.name}' that layer "
-                + ("does not exist." if target is None else f"has one of shape {shape}.")
+                + ("does not exist." if shape is None else f"has one of shape {shape}.")
+            )
+        if choice.format is not None and target is None:
+            raise ValueError(
+                f"The plan was made for another model: it compresses '{choice.path}', of which in "
+                f"'{model.name}' no format can stand for the kernel."
             )
     subjects = calibrated_subjects(
         model, [targets[choice.path] for choice in wanted], calibration_data

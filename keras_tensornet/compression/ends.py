@@ -18,6 +18,7 @@ import keras
 
 from keras_tensornet import keras_internals
 from keras_tensornet.rewriting import composites
+from keras_tensornet.shapes import is_kernel
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 FIRST = "first convolution"
@@ -53,7 +54,7 @@ def _last_of(model, known: set[int]) -> list:
             return [layer]
         if isinstance(layer, keras.Model):
             return _last_of(layer, known)
-        if any(len(variable.shape) > 1 for variable in layer.variables):
+        if any(is_kernel(variable.shape) for variable in layer.variables):
             return []
     return []
 
@@ -72,6 +73,8 @@ def _behind(tensor, known: set[int]) -> list:
             return [operation]
         node = keras_internals.calls_of(operation)[node_index]
         composite = isinstance(operation, keras.layers.Layer) and composites.is_composite(operation)
-        if len(node.input_tensors) != 1 or composite or hasattr(operation, "kernel"):
+        held = operation.weights if isinstance(operation, keras.layers.Layer) else ()
+        kernels = any(is_kernel(weight.shape) for weight in held)
+        if len(node.input_tensors) != 1 or composite or kernels:
             return []
         tensor = node.input_tensors[0]

@@ -203,7 +203,7 @@ def find_kernels(model: keras.Model) -> list[Target]:
 
 
 def left_out(
-    model: keras.Model, targets: list[Target], include, exclude, named: Iterable[str]
+    model: keras.Model, targets: list[Target], include, exclude, named: Iterable[str], others=()
 ) -> dict[str, str]:
     """`path -> reason` of the targets that stay dense by the user's choice or by default.
 
@@ -216,6 +216,7 @@ def left_out(
             classifier and embeddings that `include` does not match, see `ends`; `()` excludes
             nothing.
         named: paths that the user has given settings of their own, which always takes them in.
+        others: kernels that no kind stands for (`compression.unreached`), for the messages.
 
     Raises:
         ValueError: if something given matches no layer.
@@ -223,7 +224,7 @@ def left_out(
     """
     reasons: dict[str, str] = {}
     if include is not None:
-        chosen = _chosen("include", include, targets)
+        chosen = _chosen("include", include, targets, others)
         reasons |= {t.path: "not included" for t in targets if t.path not in chosen}
     if exclude is None:
         spelled = {item for item in as_tuple(include) if isinstance(item, str)} | set(named)
@@ -235,14 +236,15 @@ def left_out(
             if not spelled & names[path] and not (reason == EMBEDDING and path in asked)
         }
     else:
-        chosen = _chosen("exclude", exclude, targets)
+        chosen = _chosen("exclude", exclude, targets, others)
         reasons |= dict.fromkeys(chosen, "excluded")
     return {path: reason for path, reason in reasons.items() if path not in set(named)}
 
 
-def _chosen(argument: str, items, targets: list[Target]) -> set[str]:
+def _chosen(argument: str, items, targets: list[Target], others) -> set[str]:
     layers = [(target.path, target.layer) for target in targets]
-    found = chosen_paths(argument, items, layers, "layers that can be compressed")
+    apart = [(other.path, other.layer, other.note) for other in others]
+    found = chosen_paths(argument, items, layers, "layers that can be compressed", apart)
     whole = [item for item in as_tuple(items) if isinstance(item, str)]
     return found | {target.path for target in targets if target.layer_path in whole}
 

@@ -29,6 +29,7 @@ from keras_tensornet.compression.kinds import (
 from keras_tensornet.compression.plans import NOT_CALIBRATED, CompressionPlan, LayerChoice
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.timing import keep_latency
+from keras_tensornet.compression.unreached import FACTORIZED, Unreached, unreached
 from keras_tensornet.decompositions.shares import NuclearShare, energy_share, refuse_nuclear
 from keras_tensornet.rewriting.walker import walk_layers
 
@@ -97,7 +98,8 @@ def plan_compression(
             paper's tables are met. At one share the sum keeps more.
 
     Returns:
-        A `CompressionPlan`. Layers that would grow stay dense, and say so in the table.
+        A `CompressionPlan`. Layers that would grow stay dense, and say so in the table; so do
+        kernels of layers that no format stands for, "not supported".
 
     Raises:
         TypeError, ValueError: for wrong arguments, or a budget that cannot be met.
@@ -127,9 +129,10 @@ def plan_with_cores(
     _check_format(format, rule)
     calibration_data = readable(model, calibration_data)
     targets = find_kernels(model)
-    refuse_factorized(model, targets)
+    others = unreached(model, targets)
+    refuse_factorized(model, targets, others)
     overrides = _read_overrides(overrides, targets, rule)
-    dense = left_out(model, targets, include, exclude, overrides)
+    dense = left_out(model, targets, include, exclude, overrides, others)
     dense |= {path: "kept dense" for path, settings in overrides.items() if settings is None}
     dense |= zero_kernels(target for target in targets if target.path not in dense)
     subjects = calibrated_subjects(
@@ -144,25 +147,27 @@ def plan_with_cores(
         reporter(progress, len(subjects) + len(shared)),
         weigher(model, calibration_data) if sensitivity else None,
     )
-    budget_of = _budgets(model, rule, targets, subjects, dense) if rule.is_budget else None
+    budget_of = _budgets(model, rule, targets, subjects, dense, others) if rule.is_budget else None
     selection.run(subjects, budget_of(float(rule.value)) if budget_of else None)
     settings = {"format": format, rule.name: rule.value, "multiple": rule.multiple}
     if rule.name == "latency" and budget_of:
         settings |= keep_latency(model, selection, float(rule.value), budget_of)
     reasons = {**dense, **selection.notes}
     by_path = {subject.path: subject for subject in subjects}
+    rows = {
+        target.path: layer_choice(
+            target,
+            by_path.get(target.path),
+            selection,
+            reasons,
+            calibrated=calibration_data is not None,
+        )
+        for target in targets
+    }
+    rows |= {other.path: unsupported_choice(other) for other in others}
     plan = CompressionPlan(
         model=model.name,
-        layers=tuple(
-            layer_choice(
-                target,
-                by_path.get(target.path),
-                selection,
-                reasons,
-                calibrated=calibration_data is not None,
-            )
-            for target in targets
-        ),
+        layers=tuple(rows[path] for path in _in_order(model, targets, others)),
         model_params=model.count_params(),
         measure="output" if any(subject.metric is not None for subject in subjects) else "kernel",
         settings=settings | ({"energy_norm": "nuclear"} if _is_nuclear(rule) else {}),
@@ -170,13 +175,13 @@ def plan_with_cores(
     return plan, selection
 
 
-def refuse_factorized(model, targets: list[Target]) -> None:
+def refuse_factorized(model, targets: list[Target], others: list[Unreached]) -> None:
     """Say of layers that hold cores already that they are left alone.
 
     Raises:
         ValueError: if there is nothing else to compress.
     """
-    found = [path for path, layer in walk_layers(model) if hasattr(type(layer), "rank_holders")]
+    found = [other.path for other in others if other.reason == FACTORIZED]
     if not found:
         return
     named = ", ".join(f"'{path}'" for path in found[:NAMED]) + (" ..." if found[NAMED:] else "")
@@ -254,8 +259,36 @@ def layer_choice(
     )
 
 
+def unsupported_choice(other: Unreached) -> LayerChoice:
+    """The row of the plan for a kernel that no format stands for."""
+    return LayerChoice(
+        path=other.path,
+        layer=type(other.layer).__name__,
+        kernel_shape=other.kernel_shape,
+        format=None,
+        rank=None,
+        arguments={},
+        modes="",
+        dense_params=other.params,
+        params=other.params,
+        dense_flops=None,
+        flops=None,
+        error=0.0,
+        note=other.note,
+        supported=False,
+    )
+
+
+def _in_order(model, targets: list[Target], others: list[Unreached]) -> list[str]:
+    """Paths of all kernels, in the model's order."""
+    place = {path: number for number, (path, _) in enumerate(walk_layers(model))}
+    rows = [(row.layer_path, row.path) for row in targets]
+    rows += [(row.layer_path, row.path) for row in others]
+    return [path for _, path in sorted(rows, key=lambda row: place.get(row[0], len(place)))]
+
+
 def _budgets(
-    model, rule: Rule, targets, subjects: list[Subject], dense: Mapping
+    model, rule: Rule, targets, subjects: list[Subject], dense: Mapping, others: list[Unreached]
 ) -> Callable[[float], float]:
     """Share -> what the chosen layers may cost together, so that it holds for the whole."""
     chosen = {subject.path for subject in subjects}
@@ -271,9 +304,10 @@ def _budgets(
         left = share * total - fixed
         if left <= 0:
             zeros = ", ".join(zero_kernels(t for t in targets if t.path not in chosen))
+            largest = _largest(rule, targets, dense, total, others)
             raise budgets.BudgetTooSmall(
                 f"A budget of {rule.name}={share:.4g} is below what stays dense, "
-                f"{fixed / total:.3f} of the {rule.name}{_largest(rule, targets, dense, total)}. "
+                f"{fixed / total:.3f} of the {rule.name}{largest}. "
                 "Raise the budget, or take more layers in with `include` or `exclude=()`."
                 + (
                     f" Kernels that are all zeros stay dense until trained: {zeros}."
@@ -286,13 +320,17 @@ def _budgets(
     return budget_of
 
 
-def _largest(rule: Rule, targets, dense: Mapping, total: float) -> str:
+def _largest(rule: Rule, targets, dense: Mapping, total: float, others: list[Unreached]) -> str:
     """The layers that take most of what stays dense, and why they do."""
     left = [Subject(target) for target in targets if target.path in dense]
     shares = {s.path: budgets.cost(s.dense_costs(), rule.name) / total for s in left}
+    why = dict(dense)
+    if rule.name == "params":
+        shares |= {other.path: other.params / total for other in others}
+        why |= {other.path: other.note for other in others}
     first = sorted(shares, key=lambda path: -shares[path])[:NAMED]
-    named = ", ".join(f"'{path}' {shares[path]:.3f} ({dense[path]})" for path in first)
-    return f": {named}" if named else ", in layers that no kind of the table stands for"
+    named = ", ".join(f"'{path}' {shares[path]:.3f} ({why[path]})" for path in first)
+    return f": {named}" if named else ", in weights that are no kernels"
 
 
 def _check_format(format: str, rule: Rule) -> None:

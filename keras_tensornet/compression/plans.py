@@ -15,6 +15,10 @@ from keras_tensornet.formats import Rank
 from keras_tensornet.wording import parameters
 
 VERSION = 1
+# How the note of a kernel begins that no format stands for.
+NOT_SUPPORTED = "not supported: "
+# How many layers a message names for each reason.
+NAMED = 3
 MERGES = "smaller, not faster: merged when frozen"
 
 # The note of a layer of which the calibration data said nothing.
@@ -40,6 +44,8 @@ class LayerChoice:
         note: why the layer stays dense, or what is to be said of its decomposition.
         merges: whether the layer runs its merged kernel once it is frozen, because its cores are
             predicted to be no faster: it is smaller then, and as fast as the dense layer.
+        supported: whether some format could stand for the kernel; where none could the note says
+            why.
     """
 
     path: str
@@ -56,6 +62,7 @@ class LayerChoice:
     error: float | None
     note: str = ""
     merges: bool = False
+    supported: bool = True
 
     @property
     def share(self) -> float | None:
@@ -69,7 +76,8 @@ class CompressionPlan:
 
     Attributes:
         model: its name.
-        layers: one choice for each layer that could be compressed, in the model's order.
+        layers: one choice for each kernel, in the model's order; those that no format could stand
+            for say so, see `LayerChoice.supported`.
         model_params: parameters of the whole dense model.
         measure: what `error` is relative to: "kernel" or "output" (on calibration data).
         settings: what was asked for, for the record.
@@ -138,9 +146,12 @@ class CompressionPlan:
 
         Raises:
             KeyError: if the plan has no such layer.
-            ValueError: if the format is unknown, or the layer is dense and no format is given.
+            ValueError: if the format is unknown, the layer is dense and no format is given, or no
+                format could stand for it.
         """
         choice = self[path]
+        if not choice.supported:
+            raise ValueError(f"Layer '{path}' of class {choice.layer} stays dense: {choice.note}.")
         if format is None and choice.format is None:
             raise ValueError(
                 f"Layer '{path}' is dense in this plan. Say which format it should get, for "
@@ -214,6 +225,25 @@ class CompressionPlan:
         return plan_table(self)
 
 
+def unshrunk(plan: CompressionPlan, params: int) -> str:
+    """What to say of a plan that makes nothing smaller: the layers, why, and the way out."""
+    why: dict[str, list[str]] = {}
+    for choice in plan:
+        reason = choice.note if choice.format is None else f"{choice.format}, rank {choice.rank}"
+        why.setdefault(reason or "left dense", []).append(f"'{choice.path}'")
+    named = "; ".join(
+        f"{', '.join(paths[:NAMED])}{f' and {len(paths) - NAMED} more' if paths[NAMED:] else ''} "
+        f"({reason})"
+        for reason, paths in why.items()
+    )
+    return (
+        f"Nothing in '{plan.model}' became smaller: {plan.model_params:,} parameters before, "
+        f"{params:,} after. Its layers: {named or 'none has a kernel'}. Ask for a lower rank, "
+        "share or energy; take in what stays dense by default with `exclude=()` or `include=`; or "
+        "give layers of your own a kind with `compression.kinds.register`."
+    )
+
+
 COLUMNS = ("layer", "kernel", "format", "rank", "params", "after", "FLOPs", "after", "error")
 
 
@@ -235,12 +265,14 @@ def plan_table(plan: CompressionPlan) -> str:
         lines.append(("  ".join(cells) + note).rstrip())
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     before, after = plan.flops
+    missed = sum(one.dense_params for one in plan if one.note.startswith(NOT_SUPPORTED))
     mixed = plan.measure == "output" and any(NOT_CALIBRATED in choice.note for choice in plan)
     known = "unknown until compressed" if plan.params is None else f"{plan.params:,}"
     change = "" if plan.params is None else f" ({parameters(plan.model_params, plan.params)})"
     lines += [
         lines[1],
         f"model '{plan.model}': {plan.model_params:,} parameters -> {known}{change}",
+        *([_missed(missed, plan.model_params)] if missed else []),
         f"FLOPs of these layers for one example: {before:,} -> {after:,}",
         f"error: relative, of each layer's {plan.measure}"
         + (", or of its kernel where it is not calibrated" if mixed else ""),
@@ -260,9 +292,19 @@ def _cells(choice: LayerChoice) -> tuple[str, ...]:
         f"{choice.dense_params:,}",
         "?" if choice.params is None else f"{choice.params:,}",
         "" if choice.dense_flops is None else f"{choice.dense_flops:,}",
-        "?" if choice.flops is None and choice.format else f"{choice.flops or 0:,}",
+        _flops_after(choice),
         "?" if choice.error is None else f"{choice.error:.3f}",
     )
+
+
+def _missed(params: int, total: int) -> str:
+    return f"layers that no format stands for: {params:,} parameters ({100 * params / total:.0f} %)"
+
+
+def _flops_after(choice: LayerChoice) -> str:
+    if choice.flops is None and choice.format:
+        return "?"
+    return f"{choice.flops or 0:,}" if choice.supported else ""
 
 
 def _tuples(entry: dict) -> dict:

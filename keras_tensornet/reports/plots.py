@@ -30,12 +30,13 @@ def draw(report, temporary) -> None:
 
 def _bars(axes, report) -> None:
     places = range(len(report.layers))
-    before, after = zip(*(layer.params for layer in report.layers), strict=True)
+    before = [layer.params[0] for layer in report.layers]
+    after = [layer.params[1] for layer in report.layers]
     axes.barh(places, before, color=DENSE, label="dense")
     axes.barh(places, after, color=COMPRESSED, height=0.5, label="compressed")
     axes.set_yticks(places, [layer.path for layer in report.layers], fontsize=6)
     axes.invert_yaxis()
-    axes.set(xlabel="parameters of the kernel", xscale="log")
+    axes.set(xlabel="parameters of the kernel", xscale="log" if before else "linear")
     axes.legend(fontsize=7)
 
 

@@ -216,12 +216,13 @@ def compression_report(
     models = {"dense": dense, "compressed": compressed, **(also or {})}
     batch_size = fixed_batch(dense) or batch_size
     after = dict(walk_layers(compressed))
+    targets = find_targets(dense)
     layers = tuple(
         _layer_report(target, after[target.path], batch_size)
-        for target in find_targets(dense)
+        for target in targets
         if target.path in after
     )
-    if not layers:
+    if targets and not layers:
         raise ValueError(
             "`compressed` must come from `dense`: no layer of one is found in the other. Received: "
             f"'{dense.name}' and '{compressed.name}'."

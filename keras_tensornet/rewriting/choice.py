@@ -9,7 +9,11 @@ import keras
 
 
 def chosen_paths(
-    argument: str, items, layers: Iterable[tuple[str, keras.layers.Layer]], what: str
+    argument: str,
+    items,
+    layers: Iterable[tuple[str, keras.layers.Layer]],
+    what: str,
+    apart: Iterable[tuple[str, keras.layers.Layer, str]] = (),
 ) -> set[str]:
     """The paths of the layers that some items describe.
 
@@ -20,6 +24,7 @@ def chosen_paths(
             that is a name or a path is never read as a regular expression.
         layers: `(path, layer)` of those that may be chosen.
         what: what they are, in the plural, for the messages.
+        apart: `(path, layer, why)` of those that may not be, for the messages.
 
     Raises:
         ValueError: if an item describes none of the layers, or is no regular expression.
@@ -30,9 +35,12 @@ def chosen_paths(
         paths = {path for path, _ in _matching(argument, item, layers)}
         if not paths:
             known = ", ".join(repr(path) for path, _ in layers)
+            why = {path: reason for path, _, reason in apart}
+            missed = _matching(argument, item, [(path, layer) for path, layer, _ in apart])
             raise ValueError(
                 f"`{argument}` must describe {what}. Received: {_words(item)}, which matches none "
                 f"of {known or 'no layers at all'}."
+                + (f" '{missed[0][0]}' is {why[missed[0][0]]}." if missed else "")
             )
         found |= paths
     return found

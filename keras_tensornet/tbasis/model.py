@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from keras_tensornet import validation
 from keras_tensornet.layers.tbasis import TBasis, TBasisConv2D, TBasisCores, TBasisDense
 from keras_tensornet.tbasis.graphs import flat_name, leaf_layers, replay
 from keras_tensornet.tbasis.planning import Exclude, TBasisPlan, plan_tbasis
@@ -77,6 +78,9 @@ def tbasis_model(
         ValueError: if a kernel does not fit into the mode, nothing can share a basis, or both a
             basis and its sizes are given.
 
+    Warns:
+        UserWarning: if basis and coefficients are no fewer than the kernels had.
+
     Examples:
 
     >>> small = tbasis_model(keras_tensornet.models.resnet_cifar(32), size=16, rank=16)
@@ -85,6 +89,11 @@ def tbasis_model(
     """
     layer = _basis_layer(size, rank, mode, basis, trainable_basis, seed)
     plan = plan_tbasis(model, layer.size, layer.rank, layer.mode, exclude, adapters)
+    if plan.core_params + plan.basis_params >= plan.dense_params:
+        validation.warn_user(
+            "Nothing becomes smaller on this basis: give a smaller `size` or `rank`, or exclude "
+            f"fewer layers.\n{plan}"
+        )
     if norm_penalty < 0.0:
         raise ValueError(
             f"`norm_penalty` must not be negative. Received: norm_penalty={norm_penalty}. Use 0.0 "

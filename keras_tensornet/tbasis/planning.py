@@ -10,10 +10,14 @@ import keras
 
 from keras_tensornet.layers.tbasis.envelopes import envelope
 from keras_tensornet.rewriting.choice import chosen_paths
+from keras_tensornet.rewriting.kernels import HeldKernel, other_kernels
 from keras_tensornet.rewriting.walker import walk_layers
 from keras_tensornet.tbasis.graphs import leaf_layers
 
 FIRST_CONVOLUTION = "first convolution (paper, section 4.1)"
+SHARING = (keras.layers.Dense, keras.layers.Conv2D)
+# How many layers an error lists.
+NAMED = 6
 Exclude = str | Iterable[str] | Callable[[keras.layers.Layer, str], bool] | None
 
 
@@ -38,7 +42,7 @@ class TBasisRow:
 
 @dataclass(frozen=True)
 class TBasisPlan:
-    """What `tbasis_model` will do: one row for each Dense and Conv2D layer, in the model's order.
+    """What `tbasis_model` will do: one row for each kernel, in the model's order.
 
     Attributes:
         size, rank, mode: of the basis.
@@ -98,7 +102,8 @@ def plan_tbasis(
     """Decide which layers of a model share the basis; print the result to see it.
 
     Every `Dense` and `Conv2D` does, except: the first convolution, those excluded, those with a
-    kernel constraint, quantised ones, and those whose coefficients would outnumber their weights.
+    kernel constraint, quantised ones, those whose coefficients would outnumber their weights, and
+    those that stand inside another layer. Other layers with kernels are listed as not supported.
 
     Args:
         model: a built Sequential or Functional model.
@@ -118,20 +123,35 @@ def plan_tbasis(
     first = next(
         (id(layer) for _, layer in leaf_layers(model) if type(layer) is keras.layers.Conv2D), None
     )
-    rows = []
-    for path, layer in leaf_layers(model):
-        if type(layer) in (keras.layers.Dense, keras.layers.Conv2D):
-            reason = FIRST_CONVOLUTION if id(layer) == first else _reason(layer)
-            reason = "excluded" if excluded(layer, path) else reason
-            per_core = size + (rank if adapters != "none" else 0)
-            rows.append(_row(layer, path, reason, mode, rank, per_core))
-    plan = TBasisPlan(size, rank, mode, tuple(rows))
+    rows = {}
+    known = {path: layer for path, layer in leaf_layers(model) if type(layer) in SHARING}
+    for path, layer in known.items():
+        reason = FIRST_CONVOLUTION if id(layer) == first else _reason(layer)
+        reason = "excluded" if excluded(layer, path) else reason
+        per_core = size + (rank if adapters != "none" else 0)
+        rows[path] = _row(layer, path, reason, mode, rank, per_core)
+    order = {path: place for place, (path, _) in enumerate(walk_layers(model))}
+    for kernel in other_kernels(model, known.values()):
+        rows[kernel.path] = _unsupported(kernel)
+        order.setdefault(kernel.path, order.get(kernel.layer_path, len(order)))
+    plan = TBasisPlan(
+        size, rank, mode, tuple(sorted(rows.values(), key=lambda row: order[row.path]))
+    )
     if not plan.shared:
         raise ValueError(
             "No layer of the model can share a basis: there is no Dense or Conv2D layer left "
             f"besides the first convolution. Received: {model.name} with exclude={exclude!r}."
+            + "".join(f"\n  '{row.path}': {row.reason}" for row in plan.rows[:NAMED])
+            + (f"\n  and {len(plan.rows) - NAMED} more" if plan.rows[NAMED:] else "")
         )
     return plan
+
+
+def _unsupported(kernel: HeldKernel) -> TBasisRow:
+    shape, name = tuple(kernel.variable.shape), type(kernel.layer).__name__
+    inside = type(kernel.layer) in SHARING
+    reason = f"{name} inside another layer" if inside else "a basis is for Dense and Conv2D"
+    return TBasisRow(kernel.path, shape, 0, math.prod(shape), f"not supported, {reason}")
 
 
 def _row(layer, path: str, reason: str, mode: int, rank: int, per_core: int) -> TBasisRow:
