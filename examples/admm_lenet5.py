@@ -4,8 +4,10 @@ The networks and the ratios are those of Yin et al. 2021, Table 1: LeNet-5 with 
 one rank, 17.9 and 8.3 times fewer parameters. For each seed a dense network is trained first; then,
 with the same number of epochs in all,
 
-- admm: ADMM training of the dense network, decomposition, fine-tuning;
+- admm: ADMM training of the dense network with the paper's penalty, decomposition, fine-tuning;
+- pull: the same with the package's default, the growing pull;
 - direct: decomposition, then fine-tuning for all epochs that are left;
+- calibrated: the same by a budget, with calibration and recovery on 1,000 images first;
 - scratch: the TT network from random cores, for all epochs;
 - dense: the dense network, for all epochs.
 
@@ -52,6 +54,7 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
         "adaptive_rho": False,
         "every": 3 if arguments.smoke else 117,  # four updates in an epoch
         "format": "ttm",
+        "calibration_images": 200 if arguments.smoke else 1000,
     }
 
     def trained(seed):
@@ -63,12 +66,12 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
             model.save(file)
         return keras.models.load_model(file, compile=False)
 
-    def compile(model, epochs, pulled):
+    def compile(model, epochs, penalised):
         steps = max(epochs, 1) * -(-len(data.y_train) // BATCH)
-        schedule = keras.optimizers.schedules.CosineDecay(0.05 if pulled else 0.001, steps)
+        schedule = keras.optimizers.schedules.CosineDecay(0.05 if penalised else 0.001, steps)
         optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
         model.compile(
-            optimizer if pulled else keras.optimizers.Adam(schedule),
+            optimizer if penalised else keras.optimizers.Adam(schedule),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
@@ -76,7 +79,8 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
     train = admm_study.trainer(data.x_train, data.y_train, BATCH)
     evaluate = admm_study.evaluator(data.x_test, data.y_test)
     plan = {"format": "ttm", "exclude": () if arguments.smoke else "conv1"}
-    return admm_study.Study(results, settings, trained, compile, train, evaluate, plan)
+    parts = (trained, compile, train, evaluate, plan, data.x_train)
+    return admm_study.Study(results, settings, *parts)
 
 
 def main() -> None:
@@ -95,7 +99,7 @@ def main() -> None:
             runs = study(arguments, results, cache)
             for seed in SEEDS[:1] if arguments.smoke else SEEDS:
                 for ratio in (4.0,) if arguments.smoke else PAPER:
-                    for arm in ("admm", "direct", "scratch"):
+                    for arm in ("admm", "pull", "direct", "calibrated", "scratch"):
                         runs.run(arm, seed, ratio)
                 runs.run("dense", seed, None)
         figure = None if arguments.smoke else RESULTS.with_suffix(".png")

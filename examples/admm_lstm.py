@@ -65,7 +65,7 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
             model.save(file)
         return keras.models.load_model(file, compile=False)
 
-    def compile(model, epochs, pulled):
+    def compile(model, epochs, penalised):
         steps = max(epochs, 1) * -(-len(data.y_train) // BATCH)
         model.compile(
             keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.002, steps)),

@@ -75,6 +75,7 @@ def study(arguments, results: Path) -> admm_study.Study:
         "adaptive_rho": False,
         "every": 1 if arguments.smoke else 98,  # four updates in an epoch
         "format": arguments.format,
+        "calibration_images": 64 if arguments.smoke else 1000,
     }
 
     def trained(seed):
@@ -82,7 +83,7 @@ def study(arguments, results: Path) -> admm_study.Study:
             return models.resnet_cifar(8)
         return keras.models.load_model(arguments.model, compile=False)
 
-    def compile(model, epochs, pulled):
+    def compile(model, epochs, penalised):
         steps = max(epochs, 1) * (len(data.y_train) // BATCH)
         schedule = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], steps)
         model.compile(
@@ -100,7 +101,8 @@ def study(arguments, results: Path) -> admm_study.Study:
         return float(np.mean(np.argmax(logits, -1) == data.y_test))
 
     plan = {"format": arguments.format}
-    return admm_study.Study(results, settings, trained, compile, train, evaluate, plan)
+    parts = (trained, compile, train, evaluate, plan, data.x_train)
+    return admm_study.Study(results, settings, *parts)
 
 
 def _noise() -> datasets.ImageData:
@@ -128,7 +130,7 @@ def main() -> None:
             runs = study(arguments, results)
             for seed in range(arguments.seeds):
                 for ratio in (4.5,) if arguments.smoke else PAPER:
-                    for arm in ("direct", "admm"):
+                    for arm in ("direct", "calibrated", "admm", "pull"):
                         runs.run(arm, seed, ratio)
         if not arguments.smoke:
             task = "resnet20 on cifar10"

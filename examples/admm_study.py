@@ -1,4 +1,12 @@
-"""What the ADMM examples share: the four ways to a compressed network, at equal epochs in all.
+"""What the ADMM examples share: the ways to a compressed network, at equal epochs in all.
+
+- dense: the dense network, trained on;
+- direct: decomposed at one rank for all layers, then fine-tuned;
+- calibrated: decomposed by a budget with calibration images, recovered on them without labels, then
+  fine-tuned;
+- admm: trained with the paper's penalty, decomposed, fine-tuned;
+- pull: the same with the package's growing pull in place of the penalty;
+- scratch: from random cores.
 
 Every run is a row of the results file, written when it is done and found again by its settings: a
 study that was interrupted goes on with the run that was not finished.
@@ -21,7 +29,18 @@ from keras_tensornet.files import write_whole
 from keras_tensornet.ranks import rank_for_share
 from keras_tensornet.training import ADMM
 
-ARMS = ("dense", "direct", "admm", "scratch")
+ARMS = ("dense", "direct", "calibrated", "admm", "pull", "scratch")
+# What only one arm reads; the settings of the others do without.
+PENALTY = ("rho", "adaptive_rho", "every")
+
+
+COLOURS = {"direct": "#c44e52", "calibrated": "#dd8452", "admm": "#4c72b0", "pull": "#55a868"}
+LABELS = {
+    "direct": "decomposed at once",
+    "calibrated": "with calibration and recovery",
+    "admm": "ADMM, penalty",
+    "pull": "ADMM, growing pull",
+}
 
 
 @dataclass(frozen=True)
@@ -31,13 +50,14 @@ class Study:
     Attributes:
         results: the file of the runs.
         settings: what all runs share, plain values: `format`, `epochs` of each phase, `rho`,
-            `adaptive_rho`, `every`, and whatever else makes runs comparable.
+            `adaptive_rho`, `every`, `calibration_images`, and whatever else makes runs comparable.
         trained: `seed -> model`, the dense network after its own training.
-        compile: `(model, epochs, pulled)`, compiles for a phase of so many epochs; `pulled` says
-            whether it is the ADMM phase.
+        compile: `(model, epochs, penalised)`, compiles for a phase of so many epochs; `penalised`
+            says whether it is the phase with the penalty in the loss.
         train: `(model, epochs, callbacks) -> history`.
         evaluate: `model -> accuracy` on the test images.
         plan: further arguments of `plan_compression`; with the rank, if runs have no ratio.
+        images: of the training, the first of which calibrate.
     """
 
     results: Path
@@ -47,10 +67,11 @@ class Study:
     train: Callable
     evaluate: Callable
     plan: dict
+    images: np.ndarray | None = None
 
     def run(self, arm: str, seed: int, ratio: float | None) -> None:
         """Do one run if it is missing, and write it down."""
-        settings = {**self.settings, "arm": arm, "seed": seed, "ratio": ratio}
+        settings = {**self.settings_of(arm), "arm": arm, "seed": seed, "ratio": ratio}
         if records.find(self.results, settings) is not None:
             return
         keras.utils.set_random_seed(seed)
@@ -60,6 +81,12 @@ class Study:
         outcome["seconds"] = round(time.perf_counter() - began, 1)
         records.add(self.results, {"settings": settings, **outcome})
         print(f"{arm:8} seed {seed} ratio {ratio}: {outcome['accuracy']:.4f}", flush=True)
+
+    def settings_of(self, arm: str) -> dict:
+        """The settings that count for an arm. Runs of the first four arms are recorded with all."""
+        new = ("calibration_images",)
+        left = {"pull": (*PENALTY, *new), "calibrated": PENALTY}.get(arm, new)
+        return {name: value for name, value in self.settings.items() if name not in left}
 
     def _dense(self, model, ratio) -> dict:
         left = self.settings["epochs"]["admm"] + self.settings["epochs"]["finetune"]
@@ -78,11 +105,24 @@ class Study:
         history = self._fit(small, sum(self.settings["epochs"].values()))
         return {"params": small.count_params(), **self._measured(small, history)}
 
+    def _calibrated(self, model, ratio) -> dict:
+        images = self.images[: self.settings["calibration_images"]]
+        left = self.settings["epochs"]["admm"] + self.settings["epochs"]["finetune"]
+        arguments = {**self.plan, "params": 1 / ratio, "calibration_data": images}
+        return self._finetuned(model, compress_model(model, **arguments), left)
+
     def _admm(self, model, ratio) -> dict:
-        chosen = {key: self.settings[key] for key in ("rho", "adaptive_rho", "every")}
+        return self._split(model, ratio, **{key: self.settings[key] for key in PENALTY})
+
+    def _pull(self, model, ratio) -> dict:
+        return self._split(model, ratio)
+
+    def _split(self, model, ratio, **chosen) -> dict:
+        """Train by ADMM, decompose, fine-tune."""
         admm = ADMM(self.plan_for(model, ratio), **chosen)
         before = self.evaluate(model)
-        history = self._fit(model, self.settings["epochs"]["admm"], [admm])
+        penalised = "rho" in chosen
+        history = self._fit(model, self.settings["epochs"]["admm"], [admm], penalised)
         after = self._decomposed(model, admm.plan, self.settings["epochs"]["finetune"])
         return {
             "pretrained": before,
@@ -93,8 +133,10 @@ class Study:
 
     def _decomposed(self, model, plan, epochs: int) -> dict:
         """Decompose, fine-tune, and measure before, in between and after."""
+        return self._finetuned(model, compress_model(model, plan=plan), epochs)
+
+    def _finetuned(self, model, small, epochs: int) -> dict:
         dense = self.evaluate(model)
-        small = compress_model(model, plan=plan)
         self.compile(small, epochs, False)
         at_once = self.evaluate(small)
         history = self._fit(small, epochs)
@@ -106,8 +148,8 @@ class Study:
             **self._measured(small, history),
         }
 
-    def _fit(self, model, epochs: int, callbacks=()) -> dict:
-        self.compile(model, epochs, bool(callbacks))
+    def _fit(self, model, epochs: int, callbacks=(), penalised: bool = False) -> dict:
+        self.compile(model, epochs, penalised)
         history = self.train(model, epochs, list(callbacks))
         return {
             name: [float(f"{value:.6g}") for value in values] for name, values in history.items()
@@ -207,14 +249,14 @@ def draw(runs: list[dict], ratios: list[float], figure: Path) -> None:
     names = ("dense", "decomposed", "fine-tuned")
     plot, axes = plt.subplots(1, len(ratios), figsize=(4.2 * len(ratios), 3.6), squeeze=False)
     for axis, ratio in zip(axes[0], ratios, strict=True):
-        for arm, colour in (("direct", "#c44e52"), ("admm", "#4c72b0")):
+        for arm, colour in COLOURS.items():
             group = [
                 run
                 for run in runs
                 if (run["settings"]["arm"], run["settings"]["ratio"]) == (arm, ratio)
             ]
             for number, run in enumerate(group):
-                label = {"direct": "without ADMM", "admm": "with ADMM"}[arm] if not number else None
+                label = LABELS[arm] if not number else None
                 heights = [100 * run[stage] for stage in stages]
                 axis.plot(names, heights, "o-", color=colour, alpha=0.8, label=label)
         axis.set_title(f"{ratio} times fewer parameters")
