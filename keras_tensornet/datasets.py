@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import urllib.request
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def load(name: str) -> ImageData:
     return _load_digits() if name == "digits" else _load_tfds(name)
 
 
-def batches(x: np.ndarray, y: np.ndarray, batch_size: int = 128, seed: int | None = None):
+def batches(x: np.ndarray, y: np.ndarray, batch_size: int = 128, seed: int | None = None) -> Any:
     """Arrays as a `tf.data.Dataset` for `fit`, in another order each epoch, without a late end.
 
     `fit` on arrays, on TensorFlow, starts a thread that tunes the input pipeline. TensorFlow 2.21
@@ -153,7 +153,7 @@ def _normalise(name: str, pixels: np.ndarray) -> np.ndarray:
     return images
 
 
-def _download(builder, name: str) -> None:
+def _download(builder: Any, name: str) -> None:
     """Prepare the data in place, or say in one line what is missing and what to do."""
     try:
         # the addresses and sizes of its files are part of each builder

@@ -11,7 +11,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
 # Modules whose import registers classes with Keras.
 REGISTERING = (
@@ -47,7 +50,7 @@ class WaitForKeras(MetaPathFinder):
     def __init__(self) -> None:
         self.depth = 0
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The spec that other finders have for Keras and modules of ours, its loader watched."""
         if fullname != "keras" and not fullname.startswith("keras_tensornet."):
             return None
@@ -57,7 +60,7 @@ class WaitForKeras(MetaPathFinder):
         finally:
             sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
-            spec.loader = Watched(spec.loader, self)
+            spec.loader = Watched(spec.loader, self)  # type: ignore[assignment]  # all but its words
         return spec
 
     def begin(self) -> None:
@@ -75,15 +78,17 @@ class WaitForKeras(MetaPathFinder):
 class Watched:
     """A loader that tells when it begins to run a module and when it has ended."""
 
-    def __init__(self, loader, watcher: WaitForKeras):
+    def __init__(self, loader: Loader, watcher: WaitForKeras) -> None:
         self.loader, self.watcher = loader, watcher
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         """Run the module, which from then on has the loader that is its own."""
-        module.__loader__ = module.__spec__.loader = self.loader
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
         self.watcher.begin()
         loaded = module.__name__ != "keras"
         try:

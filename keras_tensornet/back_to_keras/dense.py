@@ -7,6 +7,8 @@ depthwise ones, Dense), for tools that know no custom layer.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from keras_tensornet.back_to_keras.stock import stock_chain
@@ -44,16 +46,16 @@ def to_stock_model(model: keras.Model) -> keras.Model:
     return rewrite_model(_without_basis(model), lambda layer, path: _stock(layer))
 
 
-def is_factorized(layer) -> bool:
+def is_factorized(layer: keras.Layer) -> bool:
     """Whether a layer is of this package and has a dense Keras layer that it stands for."""
     return hasattr(layer, "to_dense_layer") and hasattr(type(layer), "dense_class")
 
 
-def _dense(layer):
+def _dense(layer: keras.Layer) -> Any:
     return layer.to_dense_layer() if is_factorized(layer) else None
 
 
-def _stock(layer):
+def _stock(layer: keras.Layer) -> Any:
     if not is_factorized(layer):
         return None
     return stock_chain(layer) or layer.to_dense_layer()

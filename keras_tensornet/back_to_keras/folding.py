@@ -7,6 +7,8 @@ trained for int8 has to be in that form before, because it is the folded kernel 
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -36,7 +38,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             pairs[path] = norm
     gone = {id(norm) for norm in pairs.values()}
 
-    def replace(layer, path):
+    def replace(layer: keras.Layer, path: str) -> Any:
         if path in pairs:
             return _folded(layer, pairs[path])
         if id(layer) in gone:
@@ -47,7 +49,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     return rewrite_model(model, replace)
 
 
-def _norm_after(layer):
+def _norm_after(layer: keras.Layer) -> Any:
     """The batch normalisation that can be folded into a layer, or None."""
     if type(layer) not in FOLDED or layer.activation is not keras.activations.linear:
         return None
@@ -63,7 +65,7 @@ def _norm_after(layer):
     return norm if norm.axis in (-1, ndim - 1) else None
 
 
-def _folded(layer, norm):
+def _folded(layer: keras.Layer, norm: Any) -> Any:
     """(x k + b - mean) s + beta = x (k s) + ((b - mean) s + beta), with s = gamma / sigma."""
     mean = ops.convert_to_numpy(norm.moving_mean).astype("float64")
     variance = ops.convert_to_numpy(norm.moving_variance).astype("float64")

@@ -26,12 +26,13 @@ from keras_tensornet.contraction.pairwise import Labels
 from keras_tensornet.contraction.stages import Stage, StageContext, stage_ops
 from keras_tensornet.layers import FactorizedDense
 from keras_tensornet.layers.conv import FactorizedConv
+from keras_tensornet.types import Tensor
 
 # LiteRT transposes so many axes at most, the batch among them.
 MOST_AXES = 6
 
 
-def stock_chain(layer) -> list[keras.layers.Layer] | None:
+def stock_chain(layer: keras.Layer) -> list[keras.layers.Layer] | None:
     """Built stock layers that do together what a factorized layer does.
 
     Args:
@@ -70,13 +71,13 @@ class Step:
     new: int
 
     @classmethod
-    def of(cls, stage: Stage, size) -> Step:
+    def of(cls, stage: Stage, size: Any) -> Step:
         """The step of a stage."""
         kinds = (stage.carried, stage.shared, stage.contracted, stage.new)
         sizes = [math.prod(size[label] for label in labels) for labels in kinds]
         return cls(stage, (*stage.carried, *stage.shared, *stage.contracted), *sizes)
 
-    def kernel(self, cores) -> np.ndarray:
+    def kernel(self, cores: list[Tensor]) -> np.ndarray:
         """(*extents, shared, contracted, new); no extents in a dense layer."""
         merged = self.stage.merge.run(cores, np)
         return merged.reshape(*self.stage.extents, self.shared, self.contracted, self.new)
@@ -85,7 +86,7 @@ class Step:
 class _Chain:
     """A plan as stock layers: each step takes flat channels and gives flat channels."""
 
-    def __init__(self, layer, plan: Plan):
+    def __init__(self, layer: keras.Layer, plan: Plan) -> None:
         self.layer, self.plan = layer, plan
         self.size = layer.network.size
         self.steps = [Step.of(stage, self.size) for stage in plan.stages]
@@ -102,7 +103,9 @@ class _Chain:
         """Weights of all layers, without the bias."""
         raise NotImplementedError  # abstract
 
-    def step_layers(self, step: Step, lead: list, last: dict, bias: list) -> list:
+    def step_layers(
+        self, step: Step, lead: list[Any], last: dict[str, Any], bias: list[Any]
+    ) -> list[Any]:
         """`(layer, weights)` of one step; `last` and `bias` are of the last step only."""
         raise NotImplementedError  # abstract
 
@@ -111,7 +114,7 @@ class _Chain:
         shape, made = tuple(self.layer.built_shape), []
         for number, order in enumerate(self.orders):
             lead = [-1 if extent is None else extent for extent in shape[1:-1]]
-            parts: list[tuple] = [(part, []) for part in self._reorder(lead, *order)]
+            parts: list[tuple[Any, ...]] = [(part, []) for part in self._reorder(lead, *order)]
             if number < len(self.steps):
                 is_last = number == len(self.steps) - 1
                 last, bias = self._ending() if is_last else ({"use_bias": False}, [])
@@ -127,7 +130,7 @@ class _Chain:
         made[-1].name = self.layer.name
         return made
 
-    def common(self) -> dict:
+    def common(self) -> dict[str, Any]:
         """Arguments of every layer of the chain."""
         return {"dtype": self.layer.dtype_policy, "trainable": self.layer.trainable}
 
@@ -135,7 +138,7 @@ class _Chain:
         """Whether channels change their order anywhere."""
         return any(present != wanted for present, wanted in self.orders)
 
-    def _ending(self) -> tuple[dict, list]:
+    def _ending(self) -> tuple[dict[str, Any], list[Any]]:
         """Arguments and bias of the last step: activations treat all channels alike, so they come
         before a last change of order, and the bias is put into the order before it."""
         arguments = {"use_bias": self.layer.bias is not None, "activation": self.layer.activation}
@@ -147,7 +150,7 @@ class _Chain:
         bias = split.transpose([wanted.index(label) for label in present]).ravel()
         return arguments | {"bias_regularizer": self.layer.bias_regularizer}, [bias]
 
-    def _reorder(self, lead: list, present: Labels, wanted: Labels) -> list:
+    def _reorder(self, lead: list[Any], present: Labels, wanted: Labels) -> list[Any]:
         if present == wanted:
             return []
         runs = _runs(present, wanted)
@@ -185,7 +188,9 @@ class _ConvChain(_Chain):
             for step in self.steps
         )
 
-    def step_layers(self, step: Step, lead: list, last: dict, bias: list) -> list:
+    def step_layers(
+        self, step: Step, lead: list[Any], last: dict[str, Any], bias: list[Any]
+    ) -> list[Any]:
         groups = step.carried * step.shared
         extents = step.stage.extents
         # (*extents, shared, contracted, new) -> (*extents, contracted, 1, shared * new)
@@ -219,7 +224,9 @@ class _DenseChain(_Chain):
     def num_params(self) -> int:
         return sum(step.shared * step.contracted * step.new for step in self.steps)
 
-    def step_layers(self, step: Step, lead: list, last: dict, bias: list) -> list:
+    def step_layers(
+        self, step: Step, lead: list[Any], last: dict[str, Any], bias: list[Any]
+    ) -> list[Any]:
         kernel = step.kernel(self.cores).reshape(step.shared, step.contracted, step.new)
         if (step.carried, step.shared) == (1, 1):
             return [(layers.Dense(step.new, **last, **self.common()), [kernel[0], *bias])]
@@ -277,7 +284,7 @@ def _where(inside: set[int], values: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(value if axis in inside else 1 for axis, value in enumerate(values))
 
 
-def _plans(layer) -> list[Plan]:
+def _plans(layer: keras.Layer) -> list[Plan]:
     """The planner's candidates, and every core on its own from the inputs to the outputs."""
     workload = layer.workload((32, *layer.built_shape[1:]), merged=True)
     network = layer.network

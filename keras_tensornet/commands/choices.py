@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from keras_tensornet.commands.errors import CommandError
 
@@ -54,7 +55,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen(arguments: argparse.Namespace) -> dict:
+def chosen(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `plan_compression` that the command line gave."""
     if arguments.all and arguments.exclude:
         raise CommandError("Give either --all or --exclude, not both.")
@@ -71,7 +72,7 @@ def chosen(arguments: argparse.Namespace) -> dict:
     }
 
 
-def array(path: Path | None):
+def array(path: Path | None) -> Any:
     """The array in a `.npy` file, or those in an `.npz` file by name; None for no file."""
     if path is None:
         return None
@@ -88,7 +89,7 @@ def array(path: Path | None):
     return next(iter(named.values())) if len(named) == 1 else named
 
 
-def _rank(text: str):
+def _rank(text: str) -> Any:
     try:
         ranks = [int(part) for part in text.split(",")]
     except ValueError:

@@ -7,12 +7,16 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from keras_tensornet.commands.choices import RULES, add_choices, array, chosen
 from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.commands.export import load
 from keras_tensornet.files import write_text, write_whole
 from keras_tensornet.wording import parameters
+
+if TYPE_CHECKING:
+    import keras
 
 REPORTS = (".html", ".md", ".json", ".png", ".svg")
 
@@ -118,7 +122,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise CommandError(f"There is no folder {path.resolve().parent} to write into.")
 
 
-def _settings(arguments: argparse.Namespace) -> dict:
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.plan:
         return chosen(arguments)
     extra = [f"--{name}" for name in RULES if getattr(arguments, name)]
@@ -134,7 +138,7 @@ def _settings(arguments: argparse.Namespace) -> dict:
     return {"plan": plan, "calibration_data": array(arguments.calibration)}
 
 
-def _data(path: Path | None):
+def _data(path: Path | None) -> Any:
     """(x, y) or (x, y, sample_weight) from an `.npz`; inputs that are not x go by their names."""
     arrays = array(path)
     if arrays is None:
@@ -145,7 +149,7 @@ def _data(path: Path | None):
     return (arrays["x"] if set(arrays) == {"x"} else arrays, *rest)
 
 
-def _write_report(path: Path, model, small, data) -> None:
+def _write_report(path: Path, model: keras.Model, small: keras.Model, data: Any) -> None:
     from keras_tensornet.reports import compression_report
 
     report = compression_report(model, small, data)

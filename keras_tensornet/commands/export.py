@@ -7,6 +7,7 @@ import dataclasses
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from keras_tensornet.commands.choices import array
 from keras_tensornet.commands.console import quiet_start
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(json.dumps(dataclasses.asdict(report)) if arguments.json else report)
 
 
-def load(path: Path):
+def load(path: Path) -> Any:
     """A model from a `.keras` file that may be truncated, foreign or unsafe."""
     if not path.is_file():
         raise CommandError(f"There is no file {path}.")

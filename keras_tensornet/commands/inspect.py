@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from keras_tensornet.commands.errors import CommandError
 from keras_tensornet.commands.export import load
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_tensornet.compression.unreached import Unreached
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
 
 
-def describe(model) -> list[dict]:
+def describe(model: keras.Model) -> list[dict[str, Any]]:
     """One row for each layer that can be compressed, is factorized already, or is not supported."""
     import keras
     import numpy as np
@@ -54,7 +60,7 @@ def describe(model) -> list[dict]:
     from keras_tensornet.rewriting.walker import walk_layers
 
     targets = {target.path: target for target in find_targets(model)}
-    apart: dict[str, list] = {}
+    apart: dict[str, list[dict[str, Any]]] = {}
     for other in unreached(model, targets.values()):
         if other.reason != FACTORIZED:
             apart.setdefault(other.layer_path, []).append(_not_supported(other))
@@ -83,7 +89,7 @@ def describe(model) -> list[dict]:
     return rows + apart.pop("", [])
 
 
-def _not_supported(other) -> dict:
+def _not_supported(other: Unreached) -> dict[str, Any]:
     return {
         "layer": other.path,
         "kind": type(other.layer).__name__,

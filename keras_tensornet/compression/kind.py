@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -122,7 +122,7 @@ class Kind:
         result.build(built_shape(layer))
         return result
 
-    def holder(self, factorized):
+    def holder(self, factorized: keras.Layer) -> Any:
         """What of the factorized layer holds the cores of the first kernel."""
         return factorized
 

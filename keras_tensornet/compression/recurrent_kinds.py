@@ -7,6 +7,7 @@ recurrent kernel is decomposed the input kernel is the one core of its network.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 from keras import ops
@@ -31,7 +32,7 @@ class RecurrentKind(Kind):
         result.assign_recurrence_of(layer)
         return result
 
-    def holder(self, factorized):
+    def holder(self, factorized: keras.Layer) -> Any:
         """The cell."""
         return factorized.cell
 
@@ -108,7 +109,7 @@ class StateKind(Kind):
         """The same: its initializers make all weights."""
         return self.shell(layer, arguments)
 
-    def holder(self, factorized):
+    def holder(self, factorized: keras.Layer) -> Any:
         """What holds the recurrent cores."""
         return RecurrentHolder(factorized.cell)
 

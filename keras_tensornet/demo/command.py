@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 from pathlib import Path
+from typing import Any
 
 from keras_tensornet.commands.console import quiet_start, require_packages
 from keras_tensornet.commands.errors import CommandError
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{job.heading}: {len(data.x_train):,} training and {len(data.x_test):,} test images, "
         f"{epochs} epoch{'s' if epochs > 1 else ''}, seed {arguments.seed}"
     )
-    models: dict = {}
+    models: dict[str, Any] = {}
     results: list[outcomes.Result] = []
     try:
         _train_all(job, data, epochs, arguments.seed, out, models, results, progress_console)
@@ -78,7 +79,16 @@ def run(arguments: argparse.Namespace) -> int:
     return _ship(console, models, results, data, out)
 
 
-def _train_all(job, data, epochs, seed, out, models, results, console) -> None:
+def _train_all(
+    job: Any,
+    data: Any,
+    epochs: int,
+    seed: int,
+    out: Path | None,
+    models: dict[str, Any],
+    results: list[outcomes.Result],
+    console: Any,
+) -> None:
     """Train every twin, keep it as soon as it is finished, and measure all latencies."""
     from keras_tensornet.demo import training
 
@@ -87,7 +97,7 @@ def _train_all(job, data, epochs, seed, out, models, results, console) -> None:
         for twin in job.twins:
             task = bar.add_task(twin.title, total=total, detail="tracing")
 
-            def report(steps, accuracy, task=task):
+            def report(steps: int, accuracy: float | None, task: Any = task) -> None:
                 detail = "" if accuracy is None else f"training accuracy {accuracy:.1%}"
                 bar.update(task, completed=steps, detail=detail)
 
@@ -101,7 +111,7 @@ def _train_all(job, data, epochs, seed, out, models, results, console) -> None:
         bar.update(task, total=1, completed=1)
 
 
-def _show(console, heading: str, results: list[outcomes.Result], out: Path | None) -> None:
+def _show(console: Any, heading: str, results: list[outcomes.Result], out: Path | None) -> None:
     """Print the table, and draw the figure where a folder is kept."""
     from rich import box
     from rich.table import Table
@@ -124,7 +134,13 @@ def _show(console, heading: str, results: list[outcomes.Result], out: Path | Non
         figure.draw(results, heading, out / "accuracy_vs_parameters.png")
 
 
-def _ship(console, models: dict, results: list[outcomes.Result], data, out: Path | None) -> int:
+def _ship(
+    console: Any,
+    models: dict[str, Any],
+    results: list[outcomes.Result],
+    data: Any,
+    out: Path | None,
+) -> int:
     """Export the best twin and compare it with itself in a clean process."""
     chosen = outcomes.best(results[1:])
     console.print(
@@ -153,7 +169,7 @@ def _ship(console, models: dict, results: list[outcomes.Result], data, out: Path
     return 0 if equal else FAILED
 
 
-def _load(dataset: str):
+def _load(dataset: str) -> Any:
     """The comparison and its data; everything that imports Keras is imported here."""
     for library in ("tensorflow", "absl"):  # their hints would stand between our lines
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -192,7 +208,7 @@ def _prepare_folder(out: Path, force: bool) -> Path:
     return out
 
 
-def _console():
+def _console() -> Any:
     """Standard output, in full width where it is no terminal but a file or a pipe."""
     from rich.console import Console
 
@@ -200,7 +216,7 @@ def _console():
     return console if console.is_terminal else Console(highlight=False, width=100)
 
 
-def _progress_bar(console):
+def _progress_bar(console: Any) -> Any:
     from rich import progress
 
     return progress.Progress(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from keras_tensornet.demo.outcomes import Result
-from keras_tensornet.demo.shipping import write_whole
+from keras_tensornet.files import write_whole
 
 
 def draw(results: Sequence[Result], heading: str, path: Path) -> None:
@@ -36,5 +37,5 @@ def draw(results: Sequence[Result], heading: str, path: Path) -> None:
     axes.set_title(heading)
     axes.set_xlabel("parameters")
     axes.set_ylabel("test accuracy (%)")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     write_whole(path, lambda temporary: canvas.print_png(str(temporary)))

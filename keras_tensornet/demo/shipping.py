@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_tensornet.files import foreign_to_saved_model, write_folder, write_whole
+
+if TYPE_CHECKING:
+    import keras
 
 # Largest difference between the outputs of a model and of its SavedModel, in logits of order 10:
 # the same float32 sums in another order.
 TOLERANCE = 1e-4
 
 
-def save_model(model, path: Path) -> None:
+def save_model(model: keras.Model, path: Path) -> None:
     """Write a `.keras` file."""
     write_whole(path, lambda temporary: model.save(temporary))
 
 
-def export_saved_model(model, folder: Path) -> None:
+def export_saved_model(model: keras.Model, folder: Path) -> None:
     """Write a SavedModel, replacing one that is there already, and nothing else.
 
     Raises:
@@ -32,7 +36,7 @@ def export_saved_model(model, folder: Path) -> None:
     write_folder(folder, write, foreign_to_saved_model)
 
 
-def difference_in_clean_process(model, folder: Path, inputs: np.ndarray) -> float:
+def difference_in_clean_process(model: keras.Model, folder: Path, inputs: np.ndarray) -> float:
     """The largest difference of the SavedModel's outputs, in a new process, from the model's.
 
     That process cannot import keras_tensornet, and both sides compute on the CPU.

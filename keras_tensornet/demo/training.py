@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -11,6 +12,7 @@ from keras_tensornet.datasets import ImageData, batches
 from keras_tensornet.demo.outcomes import BATCH_SIZES, Result, epoch_seconds
 from keras_tensornet.demo.twins import Twin
 from keras_tensornet.serving.latency import measure_models
+from keras_tensornet.types import Config
 
 # Called with the steps done so far and the accuracy of the last epoch, or None before its end.
 Report = Callable[[int, float | None], None]
@@ -19,23 +21,23 @@ Report = Callable[[int, float | None], None]
 class _Progress(keras.callbacks.Callback):
     """Reports steps, and takes the time of each epoch."""
 
-    def __init__(self, report: Report):
+    def __init__(self, report: Report) -> None:
         super().__init__()
         self.report = report
         self.durations: list[float] = []
         self.steps = 0
         self.accuracy: float | None = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Config | None = None) -> None:
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: Any, logs: Config | None = None) -> None:
         self.steps += 1
         self.report(self.steps, self.accuracy)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Config | None = None) -> None:
         self.durations.append(time.perf_counter() - self.start)
-        self.accuracy = logs["accuracy"]
+        self.accuracy = (logs or {})["accuracy"]
         self.report(self.steps, self.accuracy)
 
 
@@ -70,7 +72,9 @@ def train(
     return model, result
 
 
-def measure_latencies(models: dict[str, keras.Model], results: list[Result], data, repeats) -> None:
+def measure_latencies(
+    models: dict[str, keras.Model], results: list[Result], data: ImageData, repeats: int
+) -> None:
     """Fill in `result.latency`: milliseconds of one batch, all networks in turn, as served.
 
     Factorised layers are frozen for it: their cores are merged once, beforehand, where the plan for

@@ -6,9 +6,10 @@ ranks were chosen so that they reach the dense accuracy within about a point.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import keras
 
@@ -57,7 +58,9 @@ def comparison(dataset: str) -> Comparison:
     return {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10}[dataset]()
 
 
-def digits_cnn(conv=None, dense=None) -> keras.Model:
+def digits_cnn(
+    conv: stock.LayerFactory | None = None, dense: stock.LayerFactory | None = None
+) -> keras.Model:
     """A small CNN for 8x8 images: 91,082 parameters, most of them in the three replaceable layers.
 
     Three 3x3 convolutions with batch normalisation, a hidden dense layer, and dropout before it and
@@ -99,19 +102,25 @@ def _mnist() -> Comparison:
     """LeNet-5 of Tensor Ring Nets (Wang et al. 2018), Tables 3 and 4."""
     modes = tensor_ring_modes("lenet5")
 
-    def ring_conv(filters, kernel_size, name, **options):
+    def ring_conv(
+        filters: int, kernel_size: int | Sequence[int], name: str, **options: Any
+    ) -> keras.Layer:
+        options |= modes[name]
         return layers.TRConv2D(
-            filters, kernel_size, rank=10, spatial="separate", name=name, **modes[name], **options
+            filters, kernel_size, rank=10, spatial="separate", name=name, **options
         )
 
-    def ring_dense(units, name, **options):
-        return layers.TRDense(units, rank=10, name=name, **modes[name], **options)
+    def ring_dense(units: int, name: str, **options: Any) -> keras.Layer:
+        options |= modes[name]
+        return layers.TRDense(units, rank=10, name=name, **options)
 
-    def train_conv(filters, kernel_size, name, **options):
+    def train_conv(
+        filters: int, kernel_size: int | Sequence[int], name: str, **options: Any
+    ) -> keras.Layer:
         rank = (1, 5, 10) if name == "conv1" else (15, 15, 25)
         return layers.TTConv2D(filters, kernel_size, rank=rank, name=name, **options)
 
-    def train_dense(units, name, **options):
+    def train_dense(units: int, name: str, **options: Any) -> keras.Layer:
         rank = 10 if name == "fc1" else (10, 10, 5)
         return layers.TTDense(units, rank=rank, name=name, **options)
 

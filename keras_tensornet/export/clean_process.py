@@ -14,25 +14,33 @@ package, and the package is blocked before any other library is imported:
     MEASURING  path of `serving/measuring.py`, which needs the standard library only
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from typing import Any, TypeAlias
 
 BLOCKED = "keras_tensornet"
 REPEATS = 20
 
+Arrays: TypeAlias = dict[str, Any]
+Run: TypeAlias = Callable[[Arrays], Arrays]
 
-class Blocker:
+
+class Blocker(MetaPathFinder):
     """An import hook that refuses the package, installed or not."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         """Refuse the package and its submodules, and leave all others to the next finder."""
         if name.partition(".")[0] == BLOCKED:
             raise ImportError(f"{name} is blocked in this process")
         return None
 
 
-def block():
+def block() -> None:
     """Refuse the package from now on; exits if it can be imported all the same."""
     sys.meta_path.insert(0, Blocker())
     try:
@@ -42,22 +50,22 @@ def block():
     sys.exit(f"{BLOCKED} could be imported, so this run proves nothing")
 
 
-def load_tf_saved_model(file):
+def load_tf_saved_model(file: str) -> Run:
     """The `serving_default` signature."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(file)
     serve = loaded.signatures["serving_default"]
 
-    def run(inputs):
+    def run(inputs: Arrays) -> Arrays:
         outputs = serve(**{name: tf.constant(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 
-    run.keeps = loaded  # a signature does not keep its variables alive
+    run.keeps = loaded  # type: ignore[attr-defined]  # a signature does not keep its variables alive
     return run
 
 
-def load_litert(file):
+def load_litert(file: str) -> Run:
     """The plain interpreter: no Flex operations."""
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -68,14 +76,14 @@ def load_litert(file):
     interpreter = Interpreter(model_path=file)
     runner = interpreter.get_signature_runner("serving_default")
 
-    def run(inputs):
+    def run(inputs: Arrays) -> Arrays:
         return {name: value.copy() for name, value in runner(**inputs).items()}
 
-    run.keeps = interpreter
+    run.keeps = interpreter  # type: ignore[attr-defined]
     return run
 
 
-def load_onnx(file):
+def load_onnx(file: str) -> Run:
     """ONNX Runtime on the CPU."""
     import onnxruntime
 
@@ -84,7 +92,7 @@ def load_onnx(file):
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def load_keras(file):
+def load_keras(file: str) -> Run:
     """Keras' own file; outputs are numbered. The package's layers are known where it may be."""
     import keras
 
@@ -92,7 +100,7 @@ def load_keras(file):
         importlib.import_module(BLOCKED + ".layers")
     model = keras.models.load_model(file)
 
-    def run(inputs):
+    def run(inputs: Arrays) -> Arrays:
         arrays = [inputs[tensor.name] for tensor in keras.tree.flatten(model.inputs)]
         outputs = model.predict_on_batch(arrays if len(arrays) > 1 else arrays[0])
         return {str(place): value for place, value in enumerate(keras.tree.flatten(outputs))}
@@ -100,16 +108,26 @@ def load_keras(file):
     return run
 
 
-def load_measuring(path):
+def load_measuring(path: str) -> Any:
     """The measuring module by its path, under a name of its own."""
     spec = importlib.util.spec_from_file_location("measuring", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python module")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-def main(format, file, inputs_file, outputs_file, batch, blocked, measuring):
+def main(
+    format: str,
+    file: str,
+    inputs_file: str,
+    outputs_file: str,
+    batch: str,
+    blocked: str,
+    measuring: str,
+) -> None:
     """Load the model, run it, take the time, write its outputs."""
     if blocked == "1":
         block()

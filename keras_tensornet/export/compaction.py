@@ -9,7 +9,10 @@ interpreter sees is the same.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
 
 
 def compacted(content: bytes) -> bytes:
@@ -29,7 +32,7 @@ def compacted(content: bytes) -> bytes:
     return smaller if len(smaller) < len(content) else content
 
 
-def _drop_names(graph) -> None:
+def _drop_names(graph: Any) -> None:
     """Leave names to inputs and outputs only."""
     kept = {*graph.inputs, *graph.outputs}
     for number, tensor in enumerate(graph.tensors):
@@ -37,7 +40,7 @@ def _drop_names(graph) -> None:
             tensor.name = b""
 
 
-def _share_buffers(model) -> None:
+def _share_buffers(model: keras.Model) -> None:
     """One buffer for all tensors of the same constant, and buffer 0 for those without one."""
     empty = model.buffers[0]
     kept, places, numbers = [empty], {}, {}
@@ -66,27 +69,27 @@ def _sharing_builder() -> Any:
     class Sharing(flatbuffers.Builder):
         """Remembers what vectors of numbers and texts it has written."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__(1 << 16)
-            self.known: dict[tuple, int] = {}
+            self.known: dict[tuple[Any, ...], int] = {}
             self.begin, self.alignment, self.points = 0, 1, False
 
-        def StartVector(self, elemSize, numElems, alignment):
+        def StartVector(self, elemSize: Any, numElems: Any, alignment: Any) -> Any:
             """Note where a vector begins."""
             self.begin, self.alignment, self.points = self.Offset(), alignment, False
             return super().StartVector(elemSize, numElems, alignment)
 
-        def CreateString(self, s, encoding="utf-8", errors="strict"):
+        def CreateString(self, s: Any, encoding: str = "utf-8", errors: str = "strict") -> Any:
             """Note where a text begins."""
             self.begin, self.alignment, self.points = self.Offset(), 1, False
             return super().CreateString(s, encoding, errors)
 
-        def PrependUOffsetTRelative(self, off):
+        def PrependUOffsetTRelative(self, off: Any) -> Any:
             """Places are relative, so vectors of them are never equal."""
             self.points = True
             return super().PrependUOffsetTRelative(off)
 
-        def EndVector(self, *args, **kwargs):
+        def EndVector(self, *args: Any, **kwargs: Any) -> Any:
             """The vector just written, or the equal one that was written before."""
             end = super().EndVector(*args, **kwargs)
             if self.points:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -83,15 +84,15 @@ class ExportReport:
 
 def export_model(
     model: keras.Model,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     format: str = "tf_saved_model",
     as_: str = forms.AUTO,
     quantize: str | None = None,
     *,
     batch_size: int = 1,
     endpoints: Mapping[str, writers.Endpoint] | None = None,
-    samples=None,
-    calibration_data=None,
+    samples: Any = None,
+    calibration_data: Any = None,
     tolerance: float | None = None,
     verify: bool = True,
     overwrite: bool = False,
@@ -163,7 +164,7 @@ def export_model(
     if calibration is not None:
         calibration = dict(zip(names, calibration.values(), strict=True))
     allowed = TOLERANCE[quantize] if tolerance is None else float(tolerance)
-    record: dict = {"latency": None, "difference": None}
+    record: dict[str, Any] = {"latency": None, "difference": None}
 
     def write(temporary: Path) -> None:
         _write(exported, temporary, format, quantize, endpoints or {}, calibration)
@@ -190,7 +191,15 @@ def export_model(
     )
 
 
-def _check_arguments(model, path, format, as_, quantize, endpoints, overwrite) -> None:
+def _check_arguments(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    format: str,
+    as_: str,
+    quantize: str | None,
+    endpoints: Mapping[str, writers.Endpoint] | None,
+    overwrite: bool,
+) -> None:
     validation.one_of("format", format, FORMATS)
     validation.one_of("as_", as_, (forms.AUTO, *forms.FORMS))
     allowed = QUANTIZED.get(format, ())
@@ -252,7 +261,14 @@ def _require_onnx() -> None:
         ) from error
 
 
-def _write(model, path: Path, format: str, quantize, endpoints, calibration) -> None:
+def _write(
+    model: keras.Model,
+    path: Path,
+    format: str,
+    quantize: str | None,
+    endpoints: Mapping[str, writers.Endpoint],
+    calibration: Mapping[str, np.ndarray] | None,
+) -> None:
     if format == "tf_saved_model":
         writers.write_saved_model(model, path, endpoints)
     elif format == "litert":
@@ -263,7 +279,14 @@ def _write(model, path: Path, format: str, quantize, endpoints, calibration) -> 
         writers.write_keras(writers.quantized_keras(model) if quantize else model, path)
 
 
-def _verify(path: Path, format: str, model, inputs, expected, batch_size: int) -> dict:
+def _verify(
+    path: Path,
+    format: str,
+    model: keras.Model,
+    inputs: dict[str, np.ndarray],
+    expected: list[np.ndarray],
+    batch_size: int,
+) -> dict[str, Any]:
     """Outputs on the samples, and time at the serving batch, in a fresh process."""
     blocked = format != "keras" or not forms.needs_package(model)
     found = verification.run_fresh(format, path, inputs, batch_size, blocked)
@@ -287,7 +310,7 @@ def _check_difference(difference: float, allowed: float, path: Path) -> None:
         )
 
 
-def _inputs(name: str, model, given) -> dict[str, np.ndarray]:
+def _inputs(name: str, model: keras.Model, given: Any) -> dict[str, np.ndarray]:
     """A batch of each input by name."""
     tensors = writers.named_inputs(model)
     if given is None:
@@ -297,7 +320,7 @@ def _inputs(name: str, model, given) -> dict[str, np.ndarray]:
     return dict(zip(tensors, found, strict=True))
 
 
-def _default(tensor, rng) -> np.ndarray:
+def _default(tensor: Any, rng: np.random.Generator) -> np.ndarray:
     shape = with_batch(tensor.shape, SAMPLES)
     if not keras.backend.is_float_dtype(tensor.dtype):
         return np.zeros(shape, tensor.dtype)

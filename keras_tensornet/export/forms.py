@@ -9,6 +9,8 @@ A `.keras` file keeps variables; to load without this package it needs dense lay
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from keras_tensornet import validation
@@ -88,7 +90,7 @@ def unrolled(model: keras.Model, given: keras.Model) -> keras.Model:
     return model
 
 
-def recurrent_layers(model: keras.Model) -> list:
+def recurrent_layers(model: keras.Model) -> list[Any]:
     """All recurrent layers of a model, those inside wrappers too."""
     layers = model._flatten_layers(include_self=False)
     return [layer for layer in layers if isinstance(layer, keras.layers.RNN)]

@@ -7,8 +7,9 @@ signature reads `serving_default(image=...) -> {"fc2": ...}`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from keras_tensornet.export.compaction import compacted
 
 SERVING = "serving_default"
-Endpoint = str | Callable
+Endpoint = str | Callable[..., Any]
 
 
 def named_inputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
@@ -34,7 +35,9 @@ def output_names(model: keras.Model) -> list[str]:
     return names
 
 
-def write_saved_model(model, temporary: Path, endpoints: Mapping[str, Endpoint]) -> None:
+def write_saved_model(
+    model: keras.Model, temporary: Path, endpoints: Mapping[str, Endpoint]
+) -> None:
     """A SavedModel with `serving_default` and further endpoints, batch size open.
 
     It holds each variable once, and only those that an endpoint reads: of a frozen layer its merged
@@ -55,7 +58,12 @@ def write_saved_model(model, temporary: Path, endpoints: Mapping[str, Endpoint])
     archive.write_out(str(temporary), verbose=False)
 
 
-def write_litert(model, temporary: Path, quantize: str | None, calibration) -> None:
+def write_litert(
+    model: keras.Model,
+    temporary: Path,
+    quantize: str | None,
+    calibration: Mapping[str, np.ndarray] | None,
+) -> None:
     """A LiteRT file of built-in operations only, so that the plain interpreter runs it.
 
     Args:
@@ -87,7 +95,7 @@ def write_litert(model, temporary: Path, quantize: str | None, calibration) -> N
         temporary.write_bytes(compacted(converter.convert()))
 
 
-def write_onnx(model, temporary: Path) -> None:
+def write_onnx(model: keras.Model, temporary: Path) -> None:
     """An ONNX file, batch size open.
 
     Raises:
@@ -108,12 +116,12 @@ def write_onnx(model, temporary: Path) -> None:
     model.export(str(temporary), format="onnx", verbose=False, input_signature=_as_given(model))
 
 
-def write_keras(model, temporary: Path) -> None:
+def write_keras(model: keras.Model, temporary: Path) -> None:
     """Keras' own file."""
     model.save(temporary)
 
 
-def input_specs(model) -> list[keras.InputSpec]:
+def input_specs(model: keras.Model) -> list[keras.InputSpec]:
     """The signature of the inputs, batch size open."""
     return [
         keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=name)
@@ -121,18 +129,18 @@ def input_specs(model) -> list[keras.InputSpec]:
     ]
 
 
-def serving_function(model) -> Callable:
+def serving_function(model: keras.Model) -> Callable[..., Any]:
     """`(*inputs) -> outputs by name`, in inference."""
     names = output_names(model)
 
-    def serve(*inputs):
+    def serve(*inputs: Any) -> Any:
         outputs = keras.tree.flatten(call_model(model, inputs))
         return dict(zip(names, outputs, strict=True))
 
     return serve
 
 
-def endpoint_function(model, name: str, endpoint: Endpoint) -> Callable:
+def endpoint_function(model: keras.Model, name: str, endpoint: Endpoint) -> Callable[..., Any]:
     """The function of a further endpoint.
 
     Args:
@@ -160,14 +168,14 @@ def endpoint_function(model, name: str, endpoint: Endpoint) -> Callable:
             f"Received: {endpoint!r}."
         )
 
-    def serve(*inputs):
+    def serve(*inputs: Any) -> Any:
         outputs = endpoint(call_model(model, inputs))
         return outputs if isinstance(outputs, dict) else {name: outputs}
 
     return serve
 
 
-def call_model(model, inputs):
+def call_model(model: keras.Model, inputs: Any) -> Any:
     """Call a model on its inputs as a flat sequence."""
     if isinstance(model, keras.Sequential) or len(inputs) == 1:
         packed = inputs[0]
@@ -194,7 +202,7 @@ def quantized_keras(model: keras.Model) -> keras.Model:
     return model
 
 
-def _traced(serve, model):
+def _traced(serve: Any, model: keras.Model) -> Any:
     """The concrete function, whose recurrent layers are unrolled."""
     try:
         return serve.get_concrete_function()
@@ -210,7 +218,7 @@ def _traced(serve, model):
         ) from error
 
 
-def _constant(model) -> Callable:
+def _constant(model: keras.Model) -> Callable[..., Any]:
     """The serving function with the weights as constants, which the converter can fold."""
     serve = serving_function(model)
     values = [
@@ -218,14 +226,14 @@ def _constant(model) -> Callable:
         for variable in model.variables
     ]
 
-    def constant(*inputs):
+    def constant(*inputs: Any) -> Any:
         with keras.StatelessScope(state_mapping=values):
             return serve(*inputs)
 
     return constant
 
 
-def _as_given(model):
+def _as_given(model: keras.Model) -> Any:
     """Input specs in the structure in which the model takes its inputs."""
     specs = input_specs(model)
     if isinstance(model, keras.Sequential):
@@ -234,7 +242,7 @@ def _as_given(model):
     return packed if isinstance(packed, (list, tuple)) else [packed]
 
 
-def _one_by_one(calibration: Mapping[str, np.ndarray]):
+def _one_by_one(calibration: Mapping[str, np.ndarray]) -> Iterator[Any]:
     count = min(len(array) for array in calibration.values())
     for place in range(count):
         yield {name: array[place : place + 1] for name, array in calibration.items()}

@@ -16,6 +16,8 @@ the other way round.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from keras import ops
 
@@ -24,8 +26,11 @@ from keras_tensornet.layers import TTDense
 from keras_tensornet.networks import Network
 from keras_tensornet.shapes import built_shape
 
+if TYPE_CHECKING:
+    import keras
 
-def to_t3f(layer):
+
+def to_t3f(layer: keras.Layer) -> Any:
     """The cores of a built tensor-train layer as a `t3f.TensorTrain`, a copy of their values.
 
     Args:
@@ -54,7 +59,7 @@ def to_t3f(layer):
     return t3f.TensorTrain([core.reshape(shape) for core, shape in zip(cores, shapes, strict=True)])
 
 
-def from_t3f(tt, like=None, **options):
+def from_t3f(tt: Any, like: keras.layers.Layer | None = None, **options: Any) -> Any:
     """A new, built layer with the cores of a t3f train.
 
     Args:
@@ -92,7 +97,7 @@ def from_t3f(tt, like=None, **options):
     return layer
 
 
-def _import_t3f():
+def _import_t3f() -> Any:
     try:
         import t3f
     except ImportError as error:
@@ -103,7 +108,7 @@ def _import_t3f():
     return t3f
 
 
-def _chain_of(layer) -> Network:
+def _chain_of(layer: keras.Layer) -> Network:
     """The network of a layer that is an open chain."""
     network = layer.network
     if not _is_open_chain(network):
@@ -146,7 +151,7 @@ def _inner_ranks(network: Network) -> tuple[int, ...]:
     return tuple(shape[-1] for shape in network.core_shapes[:-1])
 
 
-def _check_train(tt) -> None:
+def _check_train(tt: Any) -> None:
     t3f = _import_t3f()
     if not isinstance(tt, t3f.TensorTrain):
         raise TypeError(
@@ -156,7 +161,7 @@ def _check_train(tt) -> None:
         )
 
 
-def _dense_for(tt, ranks: tuple[int, ...], options: dict):
+def _dense_for(tt: Any, ranks: tuple[int, ...], options: dict[str, Any]) -> Any:
     if not tt.is_tt_matrix():
         raise ValueError(
             "A train that is no TT-matrix does not say which of its axes are inputs. Received: "
@@ -175,7 +180,12 @@ def _dense_for(tt, ranks: tuple[int, ...], options: dict):
     return layer
 
 
-def _twin_of(like, cores: list[np.ndarray], ranks: tuple[int, ...], options: dict):
+def _twin_of(
+    like: keras.layers.Layer,
+    cores: list[np.ndarray],
+    ranks: tuple[int, ...],
+    options: dict[str, Any],
+) -> Any:
     """A built layer as `like`, with other ranks."""
     wanted = [shape[1:-1] for shape in _train_shapes(_chain_of(like))]
     modes = [core.shape[1:-1] for core in cores]

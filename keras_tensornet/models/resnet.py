@@ -11,13 +11,15 @@ A residual block is described by its convolutions, `((filters, kernel_size, stri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 from keras import layers
 
 from keras_tensornet import validation
 from keras_tensornet.models import stock
+from keras_tensornet.types import Tensor
 
 Convolutions = tuple[tuple[int, int, int], ...]
 
@@ -84,21 +86,21 @@ def resnet_cifar(
 
 
 def resnet18(
-    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options
+    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options: Any
 ) -> keras.Model:
     """Build ResNet-18: 11,173,962 trainable parameters at 10 classes. `options` as `resnet50`."""
     return _resnet_imagenet(18, input_shape, num_classes, (2, 2, 2, 2), _basic, **options)
 
 
 def resnet34(
-    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options
+    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options: Any
 ) -> keras.Model:
     """Build ResNet-34: 21,282,122 trainable parameters at 10 classes. `options` as `resnet50`."""
     return _resnet_imagenet(34, input_shape, num_classes, (3, 4, 6, 3), _basic, **options)
 
 
 def resnet50(
-    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options
+    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options: Any
 ) -> keras.Model:
     """Build ResNet-50: 23,520,842 trainable parameters at 10 classes.
 
@@ -205,7 +207,16 @@ def _resnet_imagenet(
 
 
 def _resnet(
-    input_shape, num_classes, *, stem_filters, stages, conv, stem, shortcut, dense, name
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    stem_filters: int,
+    stages: list[list[Convolutions]],
+    conv: Any,
+    stem: Any,
+    shortcut: Any,
+    dense: Any,
+    name: str,
 ) -> keras.Model:
     inputs = keras.Input(input_shape, name="image")
     x = _convolve(inputs, stem, stem_filters, 3, 1, "conv1")
@@ -225,7 +236,9 @@ def _bottleneck(filters: int, strides: int) -> Convolutions:
     return (filters, 1, 1), (filters, 3, strides), (4 * filters, 1, 1)
 
 
-def _stages(widths, blocks, block) -> list[list[Convolutions]]:
+def _stages(
+    widths: Sequence[int], blocks: Sequence[int], block: Callable[[int, int], Convolutions]
+) -> list[list[Convolutions]]:
     """The blocks of every stage; each stage but the first begins with stride 2."""
     return [
         [block(filters, 2 if stage and not index else 1) for index in range(count)]
@@ -233,14 +246,16 @@ def _stages(widths, blocks, block) -> list[list[Convolutions]]:
     ]
 
 
-def _named(stages: list[list[Convolutions]]):
+def _named(stages: list[list[Convolutions]]) -> Iterator[Any]:
     """Yield `("stage1_block1_", convolutions)` for every block in order."""
     for stage, blocks in enumerate(stages, start=1):
         for index, convolutions in enumerate(blocks, start=1):
             yield f"stage{stage}_block{index}_", convolutions
 
 
-def _residual_block(x, convolutions: Convolutions, conv, shortcut, prefix: str):
+def _residual_block(
+    x: Tensor, convolutions: Convolutions, conv: Any, shortcut: Any, prefix: str
+) -> Tensor:
     """y = relu(shortcut(x) + bn(conv(... relu(bn(conv(x))))))."""
     y = x
     for index, (filters, kernel_size, strides) in enumerate(convolutions, start=1):
@@ -255,8 +270,8 @@ def _residual_block(x, convolutions: Convolutions, conv, shortcut, prefix: str):
 
 
 def _preactivation_block(
-    x, convolutions: Convolutions, conv, projection, prefix: str, use_bias: bool
-):
+    x: Tensor, convolutions: Convolutions, conv: Any, projection: Any, prefix: str, use_bias: bool
+) -> Tensor:
     """y = x + conv(relu(bn(conv(relu(bn(x)))))), with a projection where the shape changes."""
     y = x
     for index, (filters, kernel_size, strides) in enumerate(convolutions, start=1):
@@ -271,7 +286,7 @@ def _preactivation_block(
     return layers.Add(name=f"{prefix}add")([x, y])
 
 
-def _pad(x, filters: int, strides: int, prefix: str):
+def _pad(x: Tensor, filters: int, strides: int, prefix: str) -> Any:
     """He's option A: every second pixel, then zero channels on both sides, with stock layers."""
     # an average over one pixel is x[:, ::strides, ::strides]
     x = layers.AveragePooling2D(1, strides=strides, name=f"{prefix}shortcut_pool")(x)
@@ -283,10 +298,10 @@ def _pad(x, filters: int, strides: int, prefix: str):
     )(x)
 
 
-def _projection(conv: stock.LayerFactory):
+def _projection(conv: stock.LayerFactory) -> Any:
     """He's option B: a strided 1x1 convolution with batch normalisation."""
 
-    def project(x, filters: int, strides: int, prefix: str):
+    def project(x: Tensor, filters: int, strides: int, prefix: str) -> Any:
         x = _convolve(x, conv, filters, 1, strides, f"{prefix}shortcut")
         return stock.batch_norm(f"{prefix}shortcut_bn")(x)
 
@@ -294,13 +309,19 @@ def _projection(conv: stock.LayerFactory):
 
 
 def _convolve(
-    x, conv, filters: int, kernel_size: int, strides: int, name: str, use_bias: bool = False
-):
+    x: Tensor,
+    conv: Any,
+    filters: int,
+    kernel_size: int,
+    strides: int,
+    name: str,
+    use_bias: bool = False,
+) -> Tensor:
     options = {"strides": strides, "padding": "same", "use_bias": use_bias, "name": name}
     return conv(filters, kernel_size, **options)(x)
 
 
-def _changes_shape(x, convolutions: Convolutions) -> bool:
+def _changes_shape(x: Tensor, convolutions: Convolutions) -> bool:
     return _total_strides(convolutions) > 1 or x.shape[-1] != convolutions[-1][0]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import keras
 
+from keras_tensornet.types import Tensor
+
 LayerFactory = Callable[..., keras.layers.Layer]
 
 
@@ -33,7 +35,7 @@ def batch_norm(name: str) -> keras.layers.Layer:
     return keras.layers.BatchNormalization(momentum=0.9, name=name)
 
 
-def conv_bn_relu(x, conv: LayerFactory, filters: int, padding: str, name: str):
+def conv_bn_relu(x: Tensor, conv: LayerFactory, filters: int, padding: str, name: str) -> Tensor:
     """The block of the plain networks: 3x3 convolution with bias, batch normalisation, ReLU."""
     x = conv(filters, 3, strides=1, padding=padding, use_bias=True, name=name)(x)
     x = batch_norm(name.replace("conv", "bn"))(x)

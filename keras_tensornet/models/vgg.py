@@ -7,6 +7,8 @@ the networks of the tensor thesis (Tables 7.4, 7.5 and appendix A), and the "VGG
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -17,21 +19,21 @@ STAGE_CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4,
 
 
 def vgg11(
-    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options
+    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options: Any
 ) -> keras.Model:
     """Build VGG-11: 9,231,114 trainable parameters at 10 classes. For `options` see `vgg19`."""
     return _vgg(11, input_shape, num_classes, **options)
 
 
 def vgg16(
-    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options
+    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options: Any
 ) -> keras.Model:
     """Build VGG-16: 14,728,266 trainable parameters at 10 classes. For `options` see `vgg19`."""
     return _vgg(16, input_shape, num_classes, **options)
 
 
 def vgg19(
-    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options
+    input_shape: tuple[int, ...] = (32, 32, 3), num_classes: int = 10, **options: Any
 ) -> keras.Model:
     """Build VGG-19: 20,040,522 trainable parameters at 10 classes.
 

@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 def read_inputs(
     model: keras.Model,
-    data,
+    data: Any,
     batch_size: int = 64,
     *,
     name: str = "data",
@@ -80,7 +80,7 @@ def read_inputs(
 
 def read_examples(
     model: keras.Model,
-    data,
+    data: Any,
     batch_size: int = 64,
     *,
     name: str = "data",
@@ -100,7 +100,9 @@ def read_examples(
     return _read(model, data, batch_size, name, check, targets=True)
 
 
-def _read(model, data, batch_size, name, check, targets: bool) -> Batches:
+def _read(
+    model: keras.Model, data: Any, batch_size: Any, name: str, check: Any, targets: bool
+) -> Batches:
     signature = Signature.of(model)
     if isinstance(data, Batches):
         if targets and not data.targets:
@@ -128,7 +130,15 @@ class Batches:
         name: of the argument that the data was given as.
     """
 
-    def __init__(self, signature, source, batch_size: int, targets: bool, name="data", check=None):
+    def __init__(
+        self,
+        signature: Any,
+        source: Any,
+        batch_size: int,
+        targets: bool,
+        name: str = "data",
+        check: Any = None,
+    ) -> None:
         size = validation.positive_int("batch_size", batch_size)
         self.signature: Signature = signature
         self.source: ArraySource | StreamSource = source
@@ -145,7 +155,7 @@ class Batches:
         if not count:
             raise ValueError(self._too_few())
 
-    def inputs(self) -> Iterator:
+    def inputs(self) -> Iterator[Any]:
         """x of every batch."""
         return (batch.x for batch in self)
 
@@ -212,7 +222,7 @@ class Batches:
         order = np.random.default_rng(seed).permutation(kept.count)
         return kept._chosen(np.sort(order[held:])), kept._chosen(np.sort(order[:held]))
 
-    def for_fit(self, steps_per_epoch: int | None = None) -> dict:
+    def for_fit(self, steps_per_epoch: int | None = None) -> dict[str, Any]:
         """Keyword arguments of `fit` that give it these examples.
 
         Arrays stay arrays, so that `fit` shuffles them, and data sets stay what they are; what
@@ -220,11 +230,11 @@ class Batches:
         """
         return self._arguments("steps_per_epoch", steps_per_epoch)
 
-    def for_evaluate(self, steps: int | None = None) -> dict:
+    def for_evaluate(self, steps: int | None = None) -> dict[str, Any]:
         """Keyword arguments of `evaluate`."""
         return self._arguments("steps", steps)
 
-    def for_validation(self, steps: int | None = None) -> dict:
+    def for_validation(self, steps: int | None = None) -> dict[str, Any]:
         """The keyword arguments of `fit` that say what to validate on."""
         given = self._arguments("validation_steps", steps)
         if "y" in given:
@@ -248,7 +258,7 @@ class Batches:
             return len([None for _ in self.source.again()])  # type: ignore[union-attr]
         return len(self)
 
-    def _arguments(self, steps_name: str, steps: int | None) -> dict:
+    def _arguments(self, steps_name: str, steps: int | None) -> dict[str, Any]:
         given = getattr(self.source, "given", None)
         if isinstance(self.source, ArraySource):
             batch = self.arrays() if self.signature.batch_size else self._as_given(self.source)
@@ -266,11 +276,11 @@ class Batches:
             return self.arrays()
         return Batch(self.signature.pack(source.leaves), *source.rest)
 
-    def _endless(self) -> Iterator[tuple]:
+    def _endless(self) -> Iterator[tuple[Any, ...]]:
         while True:
             yield from (_as_tuple(batch) for batch in self)
 
-    def _once(self) -> Iterator[tuple]:
+    def _once(self) -> Iterator[tuple[Any, ...]]:
         return (_as_tuple(self._batch(part)) for part in self._cut(keep=False))
 
     def _parts(self, keep: bool = True) -> Iterator[Part]:
@@ -359,5 +369,5 @@ class Batches:
         return self._on(self.source.reordered(order))  # type: ignore[union-attr]
 
 
-def _as_tuple(batch: Batch) -> tuple:
+def _as_tuple(batch: Batch) -> tuple[Any, ...]:
     return tuple(batch) if batch.sample_weight is not None else (batch.x, batch.y)

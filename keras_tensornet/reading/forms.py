@@ -44,10 +44,10 @@ def find_source(signature: Signature, data: Any, name: str, targets: bool) -> So
 class _Reader:
     """The readings of a value for one model and one purpose."""
 
-    def __init__(self, signature: Signature, name: str, targets: bool):
+    def __init__(self, signature: Signature, name: str, targets: bool) -> None:
         self.signature, self.name, self.targets = signature, name, targets
 
-    def source(self, data) -> Source:
+    def source(self, data: Any) -> Source:
         """The source of the reading that fits."""
         if data is None or isinstance(data, (str, bytes, bool, int, float)):
             raise TypeError(self._no_form(data))
@@ -59,12 +59,12 @@ class _Reader:
             return self._sequence(data)
         return self._iterable(data)
 
-    def _whole(self, x, rest: tuple) -> ArraySource:
+    def _whole(self, x: Any, rest: tuple[Any, ...]) -> ArraySource:
         leaves = self.signature.arranged(x)
         self.signature.kind(leaves, rows_too=False)
         return ArraySource(self.signature, leaves, rest)
 
-    def _tuple(self, data) -> ArraySource:
+    def _tuple(self, data: Any) -> ArraySource:
         """(x, y) or (x, y, sample_weight), arrays."""
         if not (2 if self.targets else 1) <= len(data) <= 3:
             raise Misfit("it has no targets" if len(data) < 2 else f"it has {len(data)} entries")
@@ -76,7 +76,7 @@ class _Reader:
             raise Misfit("its targets are None")
         return whole if self.targets else ArraySource(self.signature, whole.leaves, NOTHING)
 
-    def _sequence(self, data) -> Source:
+    def _sequence(self, data: Any) -> Source:
         """The one reading of a list or tuple that fits."""
         if not data:
             raise Misfit("it is empty, and at least one batch is needed")
@@ -104,14 +104,14 @@ class _Reader:
                 )
         return next(iter(found.values()))
 
-    def _batches(self, data) -> StreamSource:
+    def _batches(self, data: Any) -> StreamSource:
         """Every entry is a batch, or an example, of its own; all in one way."""
         kinds = {self._looked_at(element, place) for place, element in enumerate(data)}
         if len(kinds) > 1:
             raise Misfit("some entries are batches and some single examples")
         return StreamSource(self.signature, lambda: data, self.element, steps=len(data))
 
-    def _looked_at(self, element, place: int) -> str:
+    def _looked_at(self, element: Any, place: int) -> str:
         try:
             if isinstance(element, list) and len(element) > 1 and not self.targets:
                 self._refuse_lists(element)
@@ -119,7 +119,7 @@ class _Reader:
         except Misfit as error:
             raise Misfit(f"entry {place}: {error}") from error
 
-    def _refuse_lists(self, element: list) -> None:
+    def _refuse_lists(self, element: list[Any]) -> None:
         """A list whose entries are all inputs could be (x, y) or examples to be stacked."""
         try:
             kinds = {
@@ -132,7 +132,7 @@ class _Reader:
             return
         raise Misfit("a list of inputs within a list; stack its arrays, or give (x, y) as a tuple")
 
-    def element(self, element) -> tuple[list, tuple, str]:
+    def element(self, element: Any) -> tuple[list[Any], tuple[Any, ...], str]:
         """The inputs, targets and kind of one element of a stream; as `fit` reads a batch.
 
         Raises:
@@ -152,7 +152,7 @@ class _Reader:
         except Misfit as error:
             raise Misfit("; ".join(dict.fromkeys([*reasons, str(error)]))) from error
 
-    def _element(self, x, rest: tuple) -> tuple[list, tuple, str]:
+    def _element(self, x: Any, rest: tuple[Any, ...]) -> tuple[list[Any], tuple[Any, ...], str]:
         leaves = self.signature.arranged(x)
         kind = self.signature.kind(leaves, rows_too=True)
         if not self.targets:
@@ -166,7 +166,7 @@ class _Reader:
             raise Misfit(f"its targets are {in_words(rest[0])}, no arrays")
         return leaves, rest, kind
 
-    def _iterable(self, data) -> Source:
+    def _iterable(self, data: Any) -> Source:
         if isinstance(data, keras.utils.PyDataset):
             steps = data.num_batches
             steps = float("inf") if steps is None else steps
@@ -189,7 +189,7 @@ class _Reader:
             return self._stream(data, lambda: _entries(data, len(data)), len(data), None)
         raise TypeError(self._no_form(data))
 
-    def _stream(self, data, again, steps, given) -> StreamSource:
+    def _stream(self, data: Any, again: Any, steps: Any, given: Any) -> StreamSource:
         first = next(iter(again()), None)
         if first is None:
             raise Misfit("it gives no batch, and at least one is needed")
@@ -197,7 +197,7 @@ class _Reader:
         given = given if kind == "batch" else None
         return StreamSource(self.signature, again, self.element, given, steps)
 
-    def _no_form(self, data) -> str:
+    def _no_form(self, data: Any) -> str:
         way = "; call it: an iterator is what is read" if callable(data) else ""
         wanted = "(x, y) or (x, y, sample_weight)" if self.targets else "arrays"
         return (
@@ -206,12 +206,12 @@ class _Reader:
         )
 
 
-def _entries(data, steps) -> Iterator:
+def _entries(data: Any, steps: Any) -> Iterator[Any]:
     places = itertools.count() if steps == float("inf") else range(int(steps))
     return (data[place] for place in places)
 
 
-def _length(data) -> int | None:
+def _length(data: Any) -> int | None:
     try:
         return len(data)
     except TypeError:

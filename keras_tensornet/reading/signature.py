@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,11 +72,11 @@ class Signature:
         """The batch size that the model is fixed to, or None."""
         return next((shape[0] for shape in self.shapes if shape[:1] != (None,)), None)
 
-    def pack(self, leaves) -> Any:
+    def pack(self, leaves: Sequence[Any]) -> Any:
         """Arrays in the order of the inputs as the model is called with them."""
         return keras.tree.map_structure(lambda place: leaves[place], self.structure)
 
-    def arranged(self, given: Any) -> list:
+    def arranged(self, given: Any) -> list[Any]:
         """What was given as a flat list in the order of the inputs.
 
         Raises:
@@ -89,7 +89,7 @@ class Signature:
                 raise Misfit(f"input '{self.names[place]}' is None")
         return [found[place] for place in range(len(self.names))]
 
-    def _match(self, nest, given, found: dict, top: bool = False) -> None:
+    def _match(self, nest: Any, given: Any, found: dict[int, Any], top: bool = False) -> None:
         if isinstance(nest, int):
             given = self._only(given, nest) if top else given
             if not is_leaf(given):
@@ -115,7 +115,7 @@ class Signature:
         else:
             raise Misfit(f"the model takes {self._takes()}")
 
-    def _only(self, given, place: int):
+    def _only(self, given: Any, place: int) -> Any:
         """The one array of a model with one input, given bare, in a list or by name."""
         if isinstance(given, Mapping):
             if self.names[place] not in given:
@@ -123,7 +123,7 @@ class Signature:
             return given[self.names[place]]
         return given[0] if isinstance(given, (list, tuple)) and len(given) == 1 else given
 
-    def _match_names(self, given: Mapping, found: dict) -> None:
+    def _match_names(self, given: Mapping[str, Any], found: dict[int, Any]) -> None:
         missing = [name for name in self.names if name not in given]
         if missing:
             raise Misfit(f"it has no {', '.join(map(repr, missing))}")
@@ -134,7 +134,7 @@ class Signature:
         named = ", ".join(map(repr, self.names))
         return f"the input {named}" if count == 1 else f"{count} inputs, {named}"
 
-    def kind(self, leaves, rows_too: bool) -> str:
+    def kind(self, leaves: Any, rows_too: bool) -> str:
         """Whether arranged arrays are a "batch", or the inputs of one example, a "row".
 
         As Keras does it, a last axis of 1 may be missing or too many.
@@ -175,7 +175,7 @@ class Signature:
             + (": one example needs a batch axis, x[None]" if single else "")
         )
 
-    def _equal_rows(self, shapes) -> str:
+    def _equal_rows(self, shapes: Any) -> str:
         counts = {shape[0] for _, shape in shapes}
         if len(counts) > 1:
             raise Misfit(f"its inputs have {sorted(counts)} rows")

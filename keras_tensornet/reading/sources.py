@@ -25,12 +25,12 @@ class Part:
         count: the number of examples.
     """
 
-    def __init__(self, x: list, rest: list):
+    def __init__(self, x: list[Any], rest: list[Any]) -> None:
         self.x, self.rest = x, rest
         self.count = next(len(array) for array in x if array is not None)
 
     @property
-    def arrays(self) -> list:
+    def arrays(self) -> list[Any]:
         """All arrays."""
         return [*self.x, *self.rest]
 
@@ -60,7 +60,7 @@ def joined(parts: list[Part]) -> Part:
     if len(parts) == 1:
         return parts[0]
 
-    def join(arrays):
+    def join(arrays: Any) -> Any:
         return None if arrays[0] is None else np.concatenate(arrays)
 
     return Part(
@@ -79,7 +79,9 @@ class ArraySource:
         order: of the examples; as they lie if None.
     """
 
-    def __init__(self, signature: Signature, leaves: list, rest: tuple, order=None):
+    def __init__(
+        self, signature: Signature, leaves: list[Any], rest: tuple[Any, ...], order: Any = None
+    ) -> None:
         self.signature, self.order = signature, order
         self.leaves = [_without_tables(leaf) for leaf in leaves]
         self.rest = keras.tree.map_structure(_without_tables, rest)
@@ -116,7 +118,14 @@ class StreamSource:
         steps: number of elements, where it is known.
     """
 
-    def __init__(self, signature, again: Callable[[], Iterable], read, given=None, steps=None):
+    def __init__(
+        self,
+        signature: Any,
+        again: Callable[[], Iterable[Any]],
+        read: Any,
+        given: Any = None,
+        steps: Any = None,
+    ) -> None:
         self.signature, self.again, self.read = signature, again, read
         self.given, self.steps = given, steps
         self.structure: Any = None
@@ -136,7 +145,7 @@ class StreamSource:
         if singles:
             yield joined(singles)
 
-    def _part(self, element, place: int) -> tuple[Part, str]:
+    def _part(self, element: Any, place: int) -> tuple[Part, str]:
         try:
             leaves, rest, kind = self.read(element)
             if kind == "row":
@@ -163,7 +172,9 @@ class OnceSource(StreamSource):
         name: of the argument, for errors.
     """
 
-    def __init__(self, signature, first: list, iterator: Iterator, read, name: str):
+    def __init__(
+        self, signature: Any, first: list[Any], iterator: Iterator[Any], read: Any, name: str
+    ) -> None:
         elements = itertools.chain(first, iterator)
         super().__init__(signature, lambda: elements, read)
         self.kept: list[Part] | None = None
@@ -187,12 +198,12 @@ class OnceSource(StreamSource):
         yield from self.kept
 
 
-def _without_tables(leaf):
+def _without_tables(leaf: Any) -> Any:
     """A table as an array, once; other arrays as they are."""
     return to_numpy(leaf) if is_table(leaf) else leaf
 
 
-def refuse_endless(name: str, steps, given) -> None:
+def refuse_endless(name: str, steps: Any, given: Any) -> None:
     """Raise where a source says itself that it has no end."""
     if steps == float("inf"):
         raise ValueError(

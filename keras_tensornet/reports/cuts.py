@@ -10,7 +10,9 @@ components that are added up, and their sizes are what a rank would cut next.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from keras_tensornet.contraction import kernel_plan
 from keras_tensornet.kernels import tensorize_kernel
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Tensor
 
 # Values kept of each cut for the figures.
 VALUES = 96
@@ -43,7 +46,9 @@ class Cut:
     total: int
 
 
-def cuts_of(network: Network, modes: KernelModes, kernel: np.ndarray, cores: list) -> list[Cut]:
+def cuts_of(
+    network: Network, modes: KernelModes, kernel: np.ndarray, cores: list[Tensor]
+) -> list[Cut]:
     """What the ranks of a network cut of a dense kernel, in the order of its bonds.
 
     Args:
@@ -95,7 +100,7 @@ def _shared(network: Network) -> list[str]:
     return [bond for bond in network.bonds if sum(bond in core for core in network.cores) > 2]
 
 
-def _components(network: Network, bond: str, cores: list) -> Cut:
+def _components(network: Network, bond: str, cores: list[Tensor]) -> Cut:
     """The norms of what each value of a shared index adds to the kernel, falling."""
     wide = [np.asarray(core, dtype="float64") for core in cores]
     one = network.with_ranks(
@@ -117,7 +122,7 @@ def _norm(array: np.ndarray) -> float:
     return float(np.linalg.norm(np.ravel(array)))
 
 
-def _partings(network: Network):
+def _partings(network: Network) -> Iterator[Any]:
     """`(bonds, modes)`: bonds that part the network, and the modes of the part they cut off.
 
     A bond parts it alone; or together with the first bond of a ring; in either case with all shared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 from keras_tensornet.reports import svg
 
@@ -39,7 +40,7 @@ th { color: var(--soft); font-weight: 600; } .left { text-align: left; }
 """
 
 
-def page(report) -> str:
+def page(report: Any) -> str:
     """The whole page as text."""
     sections = [
         f"<h1>{escape(report.model)}, compressed</h1>",
@@ -65,7 +66,7 @@ def page(report) -> str:
     )
 
 
-def _summary(report) -> str:
+def _summary(report: Any) -> str:
     count = sum(layer.format is not None for layer in report.layers)
     return (
         f"{count} of {len(report.layers)} layers are now tensor networks. "
@@ -73,7 +74,7 @@ def _summary(report) -> str:
     )
 
 
-def _tiles(report) -> list[str]:
+def _tiles(report: Any) -> list[str]:
     dense, small = report.dense, report.compressed
     tiles = [_tile(*pair) for pair in report.changes()]
     name = report.score_name
@@ -87,7 +88,7 @@ def _tile(value: str, text: str) -> str:
     return f'<div class="tile"><b>{escape(value)}</b><span>{escape(text)}</span></div>'
 
 
-def _bar_rows(report) -> list[tuple[str, float, float, str]]:
+def _bar_rows(report: Any) -> list[tuple[str, float, float, str]]:
     rows = []
     for layer in report.layers:
         before, after = layer.params
@@ -96,7 +97,7 @@ def _bar_rows(report) -> list[tuple[str, float, float, str]]:
     return rows
 
 
-def _accuracy(report) -> list[str]:
+def _accuracy(report: Any) -> list[str]:
     name = report.score_name
     if not name:
         return []
@@ -104,7 +105,7 @@ def _accuracy(report) -> list[str]:
     return [f"<h2>{escape(name)} against size</h2>", svg.scatter(points, "parameters", name)]
 
 
-def _spectra(report) -> list[str]:
+def _spectra(report: Any) -> list[str]:
     charts = [
         svg.spectrum(f"{layer.path}: {cut.name}", cut.positions, cut.values, cut.kept, cut.total)
         for layer in report.layers
@@ -124,7 +125,7 @@ def _spectra(report) -> list[str]:
     ]
 
 
-def _table(report) -> str:
+def _table(report: Any) -> str:
     head = ("layer", "kernel", "format", "rank", "parameters", "after", "FLOPs", "after", "error")
     cells = "".join(f"<th{_left(n)}>{name}</th>" for n, name in enumerate(head))
     lines = [f"<table><thead><tr>{cells}</tr></thead><tbody>"]
@@ -146,7 +147,7 @@ def _left(number: int) -> str:
     return ' class="left"' if number < 4 else ""
 
 
-def _footer(report) -> str:
+def _footer(report: Any) -> str:
     conditions = f" ({report.conditions})" if report.conditions else ""
     versions = ", ".join(f"{name} {value}" for name, value in report.versions.items())
     return (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 DENSE, COMPRESSED = "#b9c0cc", "#2563a8"
 MOST_SPECTRA = 8
 
 
-def draw(report, temporary) -> None:
+def draw(report: Any, temporary: Any) -> None:
     """Bars per layer, singular values with the cut, and score against size.
 
     Raises:
@@ -28,7 +30,7 @@ def draw(report, temporary) -> None:
     figure.savefig(temporary, dpi=130)
 
 
-def _bars(axes, report) -> None:
+def _bars(axes: Any, report: Any) -> None:
     places = range(len(report.layers))
     before = [layer.params[0] for layer in report.layers]
     after = [layer.params[1] for layer in report.layers]
@@ -40,7 +42,7 @@ def _bars(axes, report) -> None:
     axes.legend(fontsize=7)
 
 
-def _spectra(axes, report) -> None:
+def _spectra(axes: Any, report: Any) -> None:
     layers = [layer for layer in report.layers if layer.format]
     for layer in sorted(layers, key=lambda layer: -layer.params[0])[:MOST_SPECTRA]:
         cut = _hardest(layer.cuts)
@@ -55,14 +57,14 @@ def _spectra(axes, report) -> None:
         axes.legend(fontsize=6)
 
 
-def _hardest(cuts):
+def _hardest(cuts: Any) -> Any:
     """The cut that leaves out the largest share of its values, else the components."""
     return max(
         cuts, key=lambda cut: -1.0 if cut.kept is None else -cut.kept / cut.total, default=None
     )
 
 
-def _sizes(axes, report) -> None:
+def _sizes(axes: Any, report: Any) -> None:
     metric = report.score_name
     if metric is None:
         axes.bar([m.name for m in report.models], [m.params for m in report.models], color=DENSE)

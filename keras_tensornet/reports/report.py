@@ -170,7 +170,7 @@ class CompressionReport:
             lines.append(_line([*cells, f"{layer.error:.4f}"]))
         return "\n".join(lines) + "\n"
 
-    def plot(self, path: str | os.PathLike) -> None:
+    def plot(self, path: str | os.PathLike[str]) -> None:
         """Write the figures as one image (`.png`, `.svg`, `.pdf`); needs matplotlib.
 
         Raises:
@@ -178,7 +178,7 @@ class CompressionReport:
         """
         write_whole(path, lambda temporary: draw(self, temporary))
 
-    def to_html(self, path: str | os.PathLike) -> None:
+    def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write a page with all figures in it; it needs no network and no other file."""
         write_text(path, page(self))
 
@@ -189,7 +189,7 @@ class CompressionReport:
 def compression_report(
     dense: keras.Model,
     compressed: keras.Model,
-    data=None,
+    data: Any = None,
     also: Mapping[str, keras.Model] | None = None,
     batch_size: int = 32,
     repeats: int = 10,
@@ -251,7 +251,7 @@ def compression_report(
     )
 
 
-def _layer_report(target: Target, layer, batch_size: int) -> LayerReport:
+def _layer_report(target: Target, layer: keras.Layer, batch_size: int) -> LayerReport:
     kind, kernel = target.kind, kernel_array(target)
     common: dict[str, Any] = {
         "path": target.path,
@@ -284,7 +284,7 @@ def _layer_report(target: Target, layer, batch_size: int) -> LayerReport:
     )
 
 
-def _flops(target: Target, holder, size: int, batch_size: int) -> tuple[int, int]:
+def _flops(target: Target, holder: Any, size: int, batch_size: int) -> tuple[int, int]:
     """FLOPs of one example, dense and in the plan that a frozen layer runs for that batch."""
     workload = workload_of(target, holder)
     if workload is None:

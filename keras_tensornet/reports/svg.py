@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from html import escape
+from typing import Any
+
+from keras_tensornet.types import Tensor
 
 ROW = 22
 LABEL = 190
@@ -37,7 +40,7 @@ def bars(rows: list[tuple[str, float, float, str]]) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def spectrum(label: str, positions, values, kept: int | None, total: int) -> str:
+def spectrum(label: str, positions: Any, values: list[Tensor], kept: int | None, total: int) -> str:
     """Falling values on a logarithmic axis, with a line where the rank ends."""
     width, height, edge = SPECTRUM_WIDTH, SPECTRUM_HEIGHT, 18
     floor = 1e-4

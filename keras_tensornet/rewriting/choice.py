@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 
 
 def chosen_paths(
     argument: str,
-    items,
+    items: Any,
     layers: Iterable[tuple[str, keras.layers.Layer]],
     what: str,
     apart: Iterable[tuple[str, keras.layers.Layer, str]] = (),
@@ -46,14 +47,14 @@ def chosen_paths(
     return found
 
 
-def as_tuple(items) -> tuple:
+def as_tuple(items: Any) -> tuple[Any, ...]:
     """Items given alone or in a list, as a tuple; None is none."""
     if items is None:
         return ()
     return tuple(items) if isinstance(items, (list, tuple, set)) else (items,)
 
 
-def _matching(argument: str, item, layers: list) -> list:
+def _matching(argument: str, item: Any, layers: list[Any]) -> list[Any]:
     if isinstance(item, str):
         exact = [pair for pair in layers if item in (pair[0], pair[1].name)]
         return exact or [pair for pair in layers if _pattern(argument, item).fullmatch(pair[0])]
@@ -70,7 +71,7 @@ def _matching(argument: str, item, layers: list) -> list:
     )
 
 
-def _pattern(argument: str, text: str) -> re.Pattern:
+def _pattern(argument: str, text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
@@ -80,7 +81,7 @@ def _pattern(argument: str, text: str) -> re.Pattern:
         ) from None
 
 
-def _words(item) -> str:
+def _words(item: Any) -> str:
     if isinstance(item, type):
         return f"the class {item.__name__}"
     if callable(item) and not isinstance(item, str):

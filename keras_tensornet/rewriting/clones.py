@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import keras
 
 from keras_tensornet import keras_internals, validation
 
 
-def clone_operation(operation, **replaced):
+def clone_operation(operation: keras.Operation, **replaced: Any) -> Any:
     """A new layer or operation of the same configuration, without its weights.
 
     Args:
@@ -42,7 +43,7 @@ def clone_operation(operation, **replaced):
         ) from error
 
 
-def compile_like(target: keras.Model, source: keras.Model, **changed) -> None:
+def compile_like(target: keras.Model, source: keras.Model, **changed: Any) -> None:
     """Compile a model as another was compiled: same losses and metrics, a fresh optimizer.
 
     The arguments that `compile` was given are used again, so losses and metrics that no registry
@@ -76,7 +77,7 @@ def compile_like(target: keras.Model, source: keras.Model, **changed) -> None:
         target.optimizer.build(target.trainable_variables)
 
 
-def _for_own_compile(source: keras.Model, given: dict) -> dict | None:
+def _for_own_compile(source: keras.Model, given: dict[str, Any]) -> dict[str, Any] | None:
     """The arguments of a `compile` that a class has of its own, or None if they are not known.
 
     What it passes on to `keras.Model.compile` is known from there; what it takes besides is kept in
@@ -96,13 +97,13 @@ def _for_own_compile(source: keras.Model, given: dict) -> dict | None:
     return known
 
 
-def _fresh(item):
+def _fresh(item: Any) -> Any:
     if isinstance(item, (keras.Metric, keras.Optimizer)):
         return type(item).from_config(item.get_config())
     return item
 
 
-def _from_config(layer):
+def _from_config(layer: keras.Layer) -> Any:
     config = layer.get_config()
     try:
         return type(layer).from_config(config)
@@ -116,11 +117,11 @@ def _from_config(layer):
         return type(layer)(**{**common, **given.config})
 
 
-def _builds_in_its_own_way(layer) -> bool:
+def _builds_in_its_own_way(layer: keras.Layer) -> bool:
     return type(layer).build_from_config is not keras.layers.Layer.build_from_config
 
 
-def _clone_plain(operation):
+def _clone_plain(operation: keras.Operation) -> Any:
     """Another operation of the same arguments: all that it has, but for its place in a graph."""
     for value in keras.tree.flatten(list(vars(operation).values())):
         if isinstance(value, (keras.layers.Layer, keras.Variable)):
@@ -135,7 +136,7 @@ def _clone_plain(operation):
     return clone
 
 
-def _clone_lambda(layer):
+def _clone_lambda(layer: keras.Layer) -> Any:
     """A Lambda over the same function: its serialised form is refused as unsafe, rightly so."""
     return type(layer)(
         layer.function,

@@ -40,7 +40,7 @@ LEAVES = (
 MARK = "_replaces"  # attribute of a layer that stands where a composite built another
 
 
-def is_graph(layer) -> bool:
+def is_graph(layer: keras.Layer) -> bool:
     """Whether a layer is a model that its own configuration describes layer by layer."""
     if isinstance(layer, keras.Sequential):
         return type(layer).__init__ is keras.Sequential.__init__
@@ -48,24 +48,24 @@ def is_graph(layer) -> bool:
     return isinstance(layer, Functional) and type(layer).__init__ in plain
 
 
-def is_wrapper(layer) -> bool:
+def is_wrapper(layer: keras.Layer) -> bool:
     """Whether a layer is one of Keras' wrappers that hold one layer and describe it."""
     return type(layer) in (keras.layers.TimeDistributed, keras.layers.Bidirectional)
 
 
-def is_composite(layer) -> bool:
+def is_composite(layer: keras.Layer) -> bool:
     """Whether a layer holds layers that its configuration does not describe one by one."""
     if is_graph(layer) or is_wrapper(layer) or is_leaf(layer):
         return False
     return isinstance(layer, keras.Model) or any(True for _ in _held(layer))
 
 
-def is_leaf(layer) -> bool:
+def is_leaf(layer: keras.Layer) -> bool:
     """Whether a layer is one thing to its users, whatever it holds."""
     return isinstance(layer, LEAVES) or isinstance(getattr(layer, "cell", None), FactorizedMethods)
 
 
-def children(layer, inside: bool = False) -> list[tuple[str, keras.layers.Layer]]:
+def children(layer: keras.Layer, inside: bool = False) -> list[tuple[str, keras.layers.Layer]]:
     """`(step, layer)` of the layers directly below a layer, in order, each once.
 
     Args:
@@ -91,12 +91,12 @@ def children(layer, inside: bool = False) -> list[tuple[str, keras.layers.Layer]
     return list(found.values())
 
 
-def is_composite_class(layer) -> bool:
+def is_composite_class(layer: keras.Layer) -> bool:
     """Whether a layer is no graph and no wrapper, so that its class decides what it holds."""
     return not is_graph(layer) and not is_wrapper(layer)
 
 
-def graph_layers(model) -> list[keras.layers.Layer]:
+def graph_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers at the nodes of a graph but its inputs."""
     if isinstance(model, keras.Sequential):
         layers = model.layers
@@ -105,7 +105,7 @@ def graph_layers(model) -> list[keras.layers.Layer]:
     return [one for one in layers if not isinstance(one, keras.layers.InputLayer)]
 
 
-def descend(layer) -> Iterator[tuple[tuple[str, ...], keras.layers.Layer]]:
+def descend(layer: keras.Layer) -> Iterator[tuple[tuple[str, ...], keras.layers.Layer]]:
     """`(steps, layer)` of everything below a composite, each layer once, holders first.
 
     What stands in the place of another layer is not entered.
@@ -113,7 +113,9 @@ def descend(layer) -> Iterator[tuple[tuple[str, ...], keras.layers.Layer]]:
     yield from _descend(layer, (), {id(layer)})
 
 
-def _descend(layer, steps: tuple[str, ...], seen: set) -> Iterator[tuple]:
+def _descend(
+    layer: keras.Layer, steps: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[Any, ...]]:
     for step, one in children(layer, inside=True):
         if id(one) in seen:
             continue
@@ -123,7 +125,7 @@ def _descend(layer, steps: tuple[str, ...], seen: set) -> Iterator[tuple]:
             yield from _descend(one, (*steps, step), seen)
 
 
-def find(layer, steps) -> keras.layers.Layer:
+def find(layer: keras.Layer, steps: Any) -> keras.layers.Layer:
     """The layer below a composite that some steps lead to.
 
     Raises:
@@ -142,7 +144,7 @@ def find(layer, steps) -> keras.layers.Layer:
     return here
 
 
-def put(root, new_of: Mapping[int, keras.layers.Layer]) -> None:
+def put(root: Any, new_of: Mapping[int, keras.layers.Layer]) -> None:
     """Put other layers in the place of some, in a composite and everything below it, in place.
 
     Args:
@@ -166,7 +168,7 @@ def put(root, new_of: Mapping[int, keras.layers.Layer]) -> None:
         keras_internals.retrack(holder, new_of)
 
 
-def _descend_everything(root) -> Iterator[tuple]:
+def _descend_everything(root: Any) -> Iterator[tuple[Any, ...]]:
     seen = {id(root)}
     stack = [root]
     while stack:
@@ -178,7 +180,7 @@ def _descend_everything(root) -> Iterator[tuple]:
                 yield step, one
 
 
-def _replaced(value, new_of: Mapping[int, keras.layers.Layer]) -> Any:
+def _replaced(value: Any, new_of: Mapping[int, keras.layers.Layer]) -> Any:
     """An attribute with layers replaced; lists and dicts change in place, tuples are made anew."""
     if isinstance(value, keras.layers.Layer):
         return new_of.get(id(value), value)
@@ -199,13 +201,15 @@ def _replaced(value, new_of: Mapping[int, keras.layers.Layer]) -> Any:
     return value
 
 
-def _held(layer) -> Iterator[tuple[tuple, keras.layers.Layer]]:
+def _held(layer: keras.Layer) -> Iterator[tuple[tuple[Any, ...], keras.layers.Layer]]:
     """`(keys, layer)` of every place where a layer's own code keeps a layer."""
     for name, value in keras_internals.attributes(layer):
         yield from _places(value, (name,))
 
 
-def _places(value, keys: tuple) -> Iterator[tuple[tuple, keras.layers.Layer]]:
+def _places(
+    value: Any, keys: tuple[Any, ...]
+) -> Iterator[tuple[tuple[Any, ...], keras.layers.Layer]]:
     if isinstance(value, keras.layers.Layer):
         if not isinstance(value, keras.layers.InputLayer):
             yield keys, value
@@ -217,13 +221,13 @@ def _places(value, keys: tuple) -> Iterator[tuple[tuple, keras.layers.Layer]]:
             yield from _places(one, (*keys, key))
 
 
-def _wrapped(layer) -> list[keras.layers.Layer]:
+def _wrapped(layer: keras.Layer) -> list[keras.layers.Layer]:
     if type(layer) is keras.layers.Bidirectional:
         return [layer.forward_layer, layer.backward_layer]
     return [layer.layer]
 
 
-def _step_in_graph(layer, place: int, inside: bool) -> str:
+def _step_in_graph(layer: keras.Layer, place: int, inside: bool) -> str:
     if not inside:
         return layer.name
     if MARK in vars(layer):

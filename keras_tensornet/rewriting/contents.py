@@ -8,6 +8,8 @@ the composite was built comes along, and everything else gets the weights of the
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from keras_tensornet import keras_internals
@@ -17,7 +19,7 @@ from keras_tensornet.rewriting import composites, rewritten
 APART = ("name", "trainable", "build_config")
 
 
-def has_config(model) -> bool:
+def has_config(model: keras.Model) -> bool:
     """Whether a model of a class of its own says how it is built."""
     try:
         rewritten.written(model)
@@ -26,7 +28,7 @@ def has_config(model) -> bool:
     return True
 
 
-def copied(rewriter, source, path: str):
+def copied(rewriter: Any, source: Any, path: str) -> Any:
     """A composite as a new one, with what `rewriter` gives for the layers that it holds.
 
     Args:
@@ -51,11 +53,11 @@ def copied(rewriter, source, path: str):
 class _Pairs:
     """Source and copy, side by side."""
 
-    def __init__(self, rewriter, root: str):
+    def __init__(self, rewriter: Any, root: str) -> None:
         self.rewriter, self.root = rewriter, root
         self.new_of: dict[int, keras.layers.Layer] = {}
 
-    def inside(self, source, copy, path: str) -> None:
+    def inside(self, source: Any, copy: Any, path: str) -> None:
         """What two holders of the same class hold, and the variables of their own."""
         self.rewriter.flags.append((copy, source.trainable))
         theirs = dict(composites.children(copy, inside=True))
@@ -67,7 +69,7 @@ class _Pairs:
             self.layer(layer, theirs[step], f"{path}/{step}" if path else step, step)
         self.rewriter.holders.append((source, copy))
 
-    def layer(self, source, copy, path: str, step: str) -> None:
+    def layer(self, source: Any, copy: Any, path: str, step: str) -> None:
         """One layer of the source, and what stands in its place in the copy."""
         clones = self.rewriter.clones
         if id(source) in clones:
@@ -100,7 +102,7 @@ class _Pairs:
         clones[id(source)] = chosen
         self._stand_in(copy, chosen, step)
 
-    def _stand_in(self, copy, new, step: str) -> None:
+    def _stand_in(self, copy: Any, new: Any, step: str) -> None:
         if new is copy:
             return
         known = self.new_of.setdefault(id(copy), new)
@@ -109,7 +111,7 @@ class _Pairs:
         rewritten.mark(new, step)
 
 
-def _same(source, copy) -> bool:
+def _same(source: Any, copy: Any) -> bool:
     """Whether a copy's layer is what stands in the source: of the same class and settings."""
     if rewritten.own_class(source) is not rewritten.own_class(copy):
         return False
@@ -123,26 +125,29 @@ def _same(source, copy) -> bool:
     return ours == theirs
 
 
-def _as_written(chosen, copy) -> bool:
+def _as_written(chosen: Any, copy: Any) -> bool:
     """Whether a replacement is what the composite's class builds itself, but for the weights."""
     if type(chosen) is not type(copy) or composites.children(copy, inside=True):
         return False
-    drop = lambda config: {k: v for k, v in config.items() if not k.endswith("_initializer")}  # noqa: E731
-    return drop(_settings(chosen)) == drop(_settings(copy))
+    first, second = (
+        {key: value for key, value in _settings(one).items() if not key.endswith("_initializer")}
+        for one in (chosen, copy)
+    )
+    return first == second
 
 
-def _settings(layer) -> dict:
+def _settings(layer: keras.Layer) -> dict[str, Any]:
     return {key: value for key, value in layer.get_config().items() if key not in APART}
 
 
-def _single(chosen, name: str):
+def _single(chosen: Any, name: str) -> Any:
     """One layer: a list of layers as a Sequential."""
     if not isinstance(chosen, list):
         return chosen
     return keras.Sequential(chosen, name=name)
 
 
-def _differs(layer, path: str, how: str) -> ValueError:
+def _differs(layer: keras.Layer, path: str, how: str) -> ValueError:
     kind = rewritten.own_class(layer).__name__
     return ValueError(
         f"The copy of '{path or layer.name}' of type {kind}, made from its configuration, is "
@@ -151,7 +156,7 @@ def _differs(layer, path: str, how: str) -> ValueError:
     )
 
 
-def _check_specs(source, copy, path: str) -> None:
+def _check_specs(source: Any, copy: Any, path: str) -> None:
     """Raise where a composite does not compute with the layers that were put in."""
     if not isinstance(source, keras_internals.Functional):
         return
@@ -161,7 +166,7 @@ def _check_specs(source, copy, path: str) -> None:
         raise rewriting_failed(source, path, error) from error
 
 
-def rewriting_failed(layer, path: str, error: Exception) -> ValueError:
+def rewriting_failed(layer: keras.Layer, path: str, error: Exception) -> ValueError:
     """What is raised where a composite does not work with the layers that were put in."""
     reason = " ".join(str(error).split())[:400].rstrip(".")
     return ValueError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 from keras_tensornet import keras_internals
 from keras_tensornet.rewriting.walker import walk_layers
 from keras_tensornet.shapes import is_kernel
+from keras_tensornet.types import Tensor
 
 NORMALISATIONS = (
     keras.layers.BatchNormalization,
@@ -61,18 +63,18 @@ def other_kernels(model: keras.Model, reached: Iterable[keras.layers.Layer]) -> 
     ]
 
 
-def _holder(model, variable) -> keras.layers.Layer:
+def _holder(model: keras.Model, variable: Any) -> keras.layers.Layer:
     """The innermost model that holds a weight."""
     models = [one for one in keras_internals.flatten_layers(model) if isinstance(one, keras.Model)]
     holding = [one for one in models if any(variable is weight for weight in one.weights)]
     return min(holding, key=lambda one: len(keras_internals.flatten_layers(one)), default=model)
 
 
-def _weights(layer) -> list[keras.Variable]:
+def _weights(layer: keras.Layer) -> list[keras.Variable]:
     return [weight for weight in layer.weights if isinstance(weight, keras.Variable)]
 
 
-def _named(path: str, layer, kernels: list) -> list[HeldKernel]:
+def _named(path: str, layer: keras.Layer, kernels: list[Tensor]) -> list[HeldKernel]:
     if isinstance(layer, NORMALISATIONS):
         return []
     taken: dict[str, HeldKernel] = {}

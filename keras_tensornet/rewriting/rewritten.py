@@ -18,10 +18,11 @@ import keras
 
 from keras_tensornet.rewriting import composites
 from keras_tensornet.rewriting.composites import MARK
+from keras_tensornet.types import Config
 
 KEY = "keras_tensornet"  # of what is added to a configuration
 _local = threading.local()
-_classes: dict[type, Any] = {}
+_classes: dict[type[Any], Any] = {}
 
 
 class Rewritten:
@@ -33,7 +34,7 @@ class Rewritten:
 
     _written_as: Any = {}  # how Keras names the composite's own class
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """The composite's own configuration, and under one further key what stands in it."""
         config = super().get_config()  # type: ignore[misc]
         return {
@@ -46,7 +47,7 @@ class Rewritten:
         }
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: Config) -> Rewritten:
         """The composite as its class builds it, with the replacements put in."""
         own = dict(config)
         added = own.pop(KEY)
@@ -65,7 +66,7 @@ class Rewritten:
         return declare(layer)
 
 
-def rewritten_class(base: type, written_as: dict) -> Any:
+def rewritten_class(base: type[Any], written_as: dict[str, Any]) -> Any:
     """The subclass of a composite's class whose instances say what stands in them."""
     if base not in _classes:
         made: Any = type(
@@ -85,7 +86,7 @@ def _registered(cls: Any) -> Any:
 _registered(Rewritten)
 
 
-def declare(layer):
+def declare(layer: keras.Layer) -> Any:
     """Let every composite in which something is replaced say so, in place; returns the layer."""
     below = [one for _, one in composites.descend(layer)]
     for one in [layer, *below]:
@@ -98,7 +99,7 @@ def declare(layer):
     return layer
 
 
-def _says_how_it_is_built(layer) -> bool:
+def _says_how_it_is_built(layer: keras.Layer) -> bool:
     try:
         with as_written():
             keras.saving.serialize_keras_object(layer)
@@ -107,7 +108,7 @@ def _says_how_it_is_built(layer) -> bool:
     return True
 
 
-def as_rewritten(layer) -> None:
+def as_rewritten(layer: keras.Layer) -> None:
     """Give a composite the class that serialises its replacements."""
     if isinstance(layer, Rewritten):
         return
@@ -120,20 +121,20 @@ def as_rewritten(layer) -> None:
     layer.__class__ = _classes[base]
 
 
-def own_class(layer) -> type:
+def own_class(layer: keras.Layer) -> type[Any]:
     """The class of a layer as its author wrote it."""
     if isinstance(layer, Rewritten):
         return next(base for base in type(layer).__mro__[1:] if not issubclass(base, Rewritten))
     return type(layer)
 
 
-def mark(layer, step: str):
+def mark(layer: keras.Layer, step: str) -> Any:
     """Note on a layer that it stands where a composite built another; returns the layer."""
     vars(layer)[MARK] = step
     return layer
 
 
-def records(layer) -> list[dict]:
+def records(layer: keras.Layer) -> list[dict[str, Any]]:
     """What stands where in a composite, as plain values."""
     serialize = keras.saving.serialize_keras_object
     return [
@@ -143,7 +144,7 @@ def records(layer) -> list[dict]:
     ]
 
 
-def written(layer):
+def written(layer: keras.Layer) -> Any:
     """A new object of the same configuration as its author wrote it, built, without replacements.
 
     Raises:
@@ -182,7 +183,7 @@ def _as_written() -> bool:
     return getattr(_local, "as_written", False)
 
 
-def build_record(layer) -> dict:
+def build_record(layer: keras.Layer) -> dict[str, Any]:
     """How a layer was built: its build configuration, and those of its parts where it has none.
 
     A composite without a `build` of its own has its layers built by its first call. They are built
@@ -199,7 +200,7 @@ def build_record(layer) -> dict:
     return {"config": None, "parts": parts}
 
 
-def build_like(layer, record: dict) -> None:
+def build_like(layer: keras.Layer, record: dict[str, Any]) -> None:
     """Build a layer from what `build_record` said of one of its class and configuration."""
     if not layer.built and record["config"]:
         layer.build_from_config(_tuples(record["config"]))
@@ -210,12 +211,12 @@ def build_like(layer, record: dict) -> None:
     layer.built = True
 
 
-def _default_build(layer) -> bool:
+def _default_build(layer: keras.Layer) -> bool:
     plain = (keras.layers.Layer.build, keras.Model.build)
     return type(layer).build in plain
 
 
-def _built_by_class(cls: Any, names: dict, config: dict):
+def _built_by_class(cls: Any, names: dict[str, Any], config: Config) -> Any:
     """An object of the class that a configuration names, from its own configuration."""
     if cls is not Rewritten and cls._written_as == names:
         bases = (base for base in cls.__mro__[1:] if not issubclass(base, Rewritten))
@@ -223,7 +224,7 @@ def _built_by_class(cls: Any, names: dict, config: dict):
     return keras.saving.deserialize_keras_object({**names, "config": config})
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     """Shapes as tuples: JSON has lists, and `build` methods add tuples to them."""
     if isinstance(value, dict):
         return {key: _tuples(one) for key, one in value.items()}

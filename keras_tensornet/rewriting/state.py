@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ from keras_tensornet.rewriting.composites import MARK
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.generic)
 
 
-def copy_state(source, target) -> None:
+def copy_state(source: Any, target: Any) -> None:
     """Give a layer everything that another of the same configuration holds.
 
     For each of the two layers and the layers they hold, in this order: what the class itself saves
@@ -46,7 +47,7 @@ def copy_state(source, target) -> None:
             new.finalize_state()
 
 
-def copy_own_state(source, target) -> None:
+def copy_own_state(source: Any, target: Any) -> None:
     """The same for what a layer holds itself, without the layers that it holds.
 
     The variables of the two are their own only, and so is the data in attributes: not what Keras
@@ -62,19 +63,19 @@ def copy_own_state(source, target) -> None:
         target.finalize_state()
 
 
-def copy_own_trainable(source, target) -> None:
+def copy_own_trainable(source: Any, target: Any) -> None:
     """Freeze in a clone those variables of its own that are frozen in its layer."""
     pairs = (keras_internals.own_variables(layer) for layer in (source, target))
     for old, new in zip(*pairs, strict=True):
         new.trainable = old.trainable
 
 
-def copy_variables(source, target) -> None:
+def copy_variables(source: Any, target: Any) -> None:
     """Give a layer the values of another of the same configuration, random seeds included."""
     _assign(source, source.variables, target.variables)
 
 
-def _assign(source, olds: list, news: list) -> None:
+def _assign(source: Any, olds: list[Any], news: list[Any]) -> None:
     if len(olds) != len(news):
         raise ValueError(
             f"The clone of layer '{source.name}' has {len(news)} variables, the layer "
@@ -92,7 +93,7 @@ def _assign(source, olds: list, news: list) -> None:
         new.assign(ops.copy(old))
 
 
-def copy_trainable(source, target) -> None:
+def copy_trainable(source: Any, target: Any) -> None:
     """Freeze in a clone what is frozen within its layer: layers that it holds, then variables."""
     for old, new in list(_pairs(source, target))[1:]:
         if new.trainable != old.trainable:  # the setter reaches down, so only where needed
@@ -101,7 +102,7 @@ def copy_trainable(source, target) -> None:
         new.trainable = old.trainable
 
 
-def _pairs(source, target) -> Iterator[tuple]:
+def _pairs(source: Any, target: Any) -> Iterator[tuple[Any, ...]]:
     """`(layer, its clone)` for two layers and all that they hold, each layer before its own."""
     olds, news = list(source._flatten_layers()), list(target._flatten_layers())
     if [type(old) for old in olds] != [type(new) for new in news]:
@@ -116,14 +117,14 @@ def _pairs(source, target) -> Iterator[tuple]:
     yield from zip(olds, news, strict=True)
 
 
-class _Store(dict):
+class _Store(dict[str, Any]):
     """Stands for a file of weights: what is put in are values, not variables."""
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, np.array(ops.convert_to_numpy(value)))
 
 
-def _carry_saved(old, new) -> None:
+def _carry_saved(old: Any, new: Any) -> None:
     """Use what a class has of its own to save and to load."""
     try:
         if _overrides(old, "save_own_variables", "load_own_variables"):
@@ -146,7 +147,7 @@ def _carry_saved(old, new) -> None:
         ) from error
 
 
-def _mend_vocabulary(old, new) -> None:
+def _mend_vocabulary(old: Any, new: Any) -> None:
     """Set a vocabulary of which tokens are more than a line of text: its file holds lines."""
     vocabulary = old.get_vocabulary()
     if vocabulary != new.get_vocabulary():
@@ -156,12 +157,12 @@ def _mend_vocabulary(old, new) -> None:
         )
 
 
-def _overrides(layer, *names: str) -> bool:
+def _overrides(layer: keras.Layer, *names: str) -> bool:
     base, kind = keras.layers.Layer, type(layer)
     return any(getattr(kind, name) is not getattr(base, name) for name in names)
 
 
-def _copy_attributes(old, new, names: set[str] | None = None) -> None:
+def _copy_attributes(old: Any, new: Any, names: set[str] | None = None) -> None:
     known = _attributes_of_every_layer()
     for name, value in vars(old).items():
         if name in known or not _is_data(value) or (names is not None and name not in names):
@@ -178,7 +179,7 @@ def _attributes_of_every_layer() -> set[str]:
     return {*vars(keras.layers.Layer(name="any")), "_auto_config", "_lock", "_obj_type", MARK}
 
 
-def _is_data(value) -> bool:
+def _is_data(value: Any) -> bool:
     if isinstance(value, PLAIN):
         return not (isinstance(value, np.ndarray) and value.dtype == object)
     if isinstance(value, dict):
@@ -188,7 +189,7 @@ def _is_data(value) -> bool:
     return _is_value(value)
 
 
-def _is_value(value) -> bool:
+def _is_value(value: Any) -> bool:
     """Whether something is a tensor with values, neither a variable nor a node of a graph."""
     if hasattr(value, "assign") or isinstance(value, keras.KerasTensor):
         return False
@@ -201,7 +202,7 @@ def _is_value(value) -> bool:
     return True
 
 
-def _same(first, second) -> bool:
+def _same(first: Any, second: Any) -> bool:
     if type(first) is not type(second):
         return False
     if isinstance(first, dict):
@@ -214,7 +215,7 @@ def _same(first, second) -> bool:
     return first == second
 
 
-def _copied(value):
+def _copied(value: Any) -> Any:
     if ops.is_tensor(value):
         return ops.copy(value)
     # Plain containers: those that Keras tracks hold on to the layer that they belong to.

@@ -20,7 +20,7 @@ attributes, lists and dicts that they are kept in: "encoder/_self_attention_laye
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
@@ -91,7 +91,7 @@ def rewrite_model(model: keras.Model, replace: Replace) -> keras.Model:
     return result
 
 
-def new_inputs(model):
+def new_inputs(model: keras.Model) -> Any:
     """Fresh `keras.Input` tensors like those of a model, in the same structure."""
     if isinstance(model, keras.Sequential):
         return keras.Input(
@@ -107,12 +107,14 @@ def new_inputs(model):
 class _Rewriter:
     """One run of `rewrite_model`: the clones made so far, and what is to be copied at the end."""
 
-    def __init__(self, replace: Replace):
+    def __init__(self, replace: Replace) -> None:
         self.replace = replace
         self.clones: dict[int, object] = {}
-        self.copies: list[tuple] = []  # (from, to): variables to copy once all layers are built
-        self.holders: list[tuple] = []  # the same for composites, without what they hold
-        self.flags: list[tuple] = []  # (layer, trainable): outer models after what they hold
+        # (from, to): variables to copy once all layers are built
+        self.copies: list[tuple[Any, ...]] = []
+        self.holders: list[tuple[Any, ...]] = []  # the same for composites, without what they hold
+        # (layer, trainable): outer models after what they hold
+        self.flags: list[tuple[Any, ...]] = []
 
     def finish(self) -> None:
         for source, target in self.holders:
@@ -127,14 +129,14 @@ class _Rewriter:
         for source, target in self.holders:
             copy_own_trainable(source, target)
 
-    def root(self, model):
+    def root(self, model: keras.Model) -> keras.Model:
         """The model that is to be rewritten, as a new one."""
         if is_graph(model):
             return self.model(model, "")
         usable = not isinstance(model, Functional) or contents.has_config(model)
         return contents.copied(self, model, "") if usable else self.model(model, "")
 
-    def model(self, model, path: str):
+    def model(self, model: keras.Model, path: str) -> keras.Model:
         """A graph as a new graph."""
         if isinstance(model, keras.Sequential):
             result = self._sequential(model, path)
@@ -143,13 +145,13 @@ class _Rewriter:
         self.flags.append((result, model.trainable))
         return result
 
-    def _sequential(self, model, path: str):
+    def _sequential(self, model: keras.Model, path: str) -> keras.Model:
         layers = [new_inputs(model)]
         for layer in model.layers:
             layers.extend(_as_list(self.operation(layer, path)))
         return type(model)(layers, name=model.name)
 
-    def _functional(self, model, path: str):
+    def _functional(self, model: keras.Model, path: str) -> keras.Model:
         # A view without a compile state: clone_model would compile through a serialised form,
         # which unregistered losses and lambdas do not survive.
         view = Functional(model.input, model.output, name=model.name)
@@ -160,18 +162,18 @@ class _Rewriter:
         )
         return _as_class(cloned, model)
 
-    def operation(self, layer, path: str):
+    def operation(self, layer: keras.Layer, path: str) -> Any:
         """The clone or replacement of whatever stands at a node of a graph: made once."""
         if id(layer) not in self.clones:
             self.clones[id(layer)] = self._new_operation(layer, path)
         return self.clones[id(layer)]
 
-    def _new_operation(self, layer, path: str):
+    def _new_operation(self, layer: keras.Layer, path: str) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return clone_operation(layer)
         return self.operation_at(layer, _join(path, layer.name))
 
-    def operation_at(self, layer, path: str):
+    def operation_at(self, layer: keras.Layer, path: str) -> Any:
         """The clone or replacement of a layer, of which the path is known."""
         if is_graph(layer):
             return self.model(_checked(layer, path), path)
@@ -183,14 +185,14 @@ class _Rewriter:
             return self.composite(layer, path)
         return self._leaf(layer, path)
 
-    def composite(self, layer, path: str):
+    def composite(self, layer: keras.Layer, path: str) -> Any:
         """A layer or model that holds layers by code of its own: replaced whole, or inside."""
         chosen = None if isinstance(layer, keras.Model) else self.replacement(layer, path)
         if chosen is not None:
             return chosen
         return contents.copied(self, _checked(layer, path), path)
 
-    def replacement(self, layer, path: str):
+    def replacement(self, layer: keras.Layer, path: str) -> Any:
         """What `replace` says of a layer, or None."""
         chosen = self.replace(layer, path)
         if chosen is not None:
@@ -198,7 +200,7 @@ class _Rewriter:
             self.flags.extend((new, new.trainable) for new in _as_list(chosen))
         return chosen
 
-    def _leaf(self, layer, path: str):
+    def _leaf(self, layer: keras.Layer, path: str) -> Any:
         chosen = self.replacement(layer, path)
         if chosen is not None:
             return chosen
@@ -207,13 +209,13 @@ class _Rewriter:
         self.copies.append((layer, clone))
         return clone
 
-    def _time_distributed(self, wrapper, path: str):
+    def _time_distributed(self, wrapper: keras.Layer, path: str) -> Any:
         inner = self.operation(wrapper.layer, path)
         if isinstance(inner, list):
             inner = keras.Sequential(inner, name=wrapper.layer.name)
         return clone_operation(wrapper, layer=inner)
 
-    def _bidirectional(self, wrapper, path: str):
+    def _bidirectional(self, wrapper: keras.Layer, path: str) -> Any:
         inner = {
             "layer": self.operation(wrapper.forward_layer, path),
             "backward_layer": self.operation(wrapper.backward_layer, path),
@@ -242,27 +244,31 @@ class _Rewriter:
 class _Chain:
     """Layers applied one after another: what `clone_model` calls in place of one layer."""
 
-    def __init__(self, layers: list):
+    def __init__(self, layers: list[Any]) -> None:
         self.layers = layers
 
     @classmethod
-    def of(cls, chosen):
+    def of(cls, chosen: Any) -> Any:
         return cls(chosen) if isinstance(chosen, list) else chosen
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         for layer in self.layers:
             inputs = layer(inputs)
         return inputs
 
 
-def _walk(holder, path: str, seen: set, inside: bool) -> Iterator[tuple]:
+def _walk(
+    holder: Any, path: str, seen: set[int], inside: bool
+) -> Iterator[tuple[str, keras.layers.Layer]]:
     for step, layer in composites.children(holder, inside):
         if id(layer) not in seen:
             seen.add(id(layer))
             yield from _walk_one(layer, _join(path, step), seen, inside)
 
 
-def _walk_one(layer, path: str, seen: set, inside: bool) -> Iterator[tuple]:
+def _walk_one(
+    layer: keras.Layer, path: str, seen: set[int], inside: bool
+) -> Iterator[tuple[str, keras.layers.Layer]]:
     if is_graph(layer):
         _checked(layer, path)
     elif not is_wrapper(layer) and not isinstance(layer, keras.Model):
@@ -272,7 +278,7 @@ def _walk_one(layer, path: str, seen: set, inside: bool) -> Iterator[tuple]:
         yield from _walk(layer, path, seen, within)
 
 
-def _checked(model, path: str = ""):
+def _checked(model: keras.Model, path: str = "") -> keras.Model:
     composite = isinstance(model, keras.layers.Layer) and is_composite(model)
     if not isinstance(model, keras.Model) and not composite:
         raise TypeError(
@@ -289,7 +295,7 @@ def _checked(model, path: str = ""):
     return model
 
 
-def _checked_replacement(chosen, path: str):
+def _checked_replacement(chosen: Any, path: str) -> Any:
     layers = list(chosen) if isinstance(chosen, (list, tuple)) else [chosen]
     if not layers or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
         raise TypeError(
@@ -299,7 +305,7 @@ def _checked_replacement(chosen, path: str):
     return layers if isinstance(chosen, (list, tuple)) else chosen
 
 
-def _as_list(chosen) -> list:
+def _as_list(chosen: Replacement) -> list[keras.layers.Layer]:
     return chosen if isinstance(chosen, list) else [chosen]
 
 
@@ -307,11 +313,11 @@ def _join(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name
 
 
-def _input_layers(model) -> list:
+def _input_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
 
 
-def _input_arguments(tensor, holder) -> dict:
+def _input_arguments(tensor: Any, holder: Any) -> dict[str, Any]:
     """Arguments of `keras.Input` for a tensor like this one."""
     arguments = {"batch_shape": tensor.shape, "dtype": tensor.dtype, "name": tensor.name}
     if isinstance(holder, keras.layers.InputLayer):
@@ -320,7 +326,7 @@ def _input_arguments(tensor, holder) -> dict:
     return arguments
 
 
-def _as_class(cloned, model):
+def _as_class(cloned: Any, model: keras.Model) -> Any:
     """The cloned graph as the class of the given model, where that class is built from a graph."""
     kind = rewritten.own_class(model)
     if kind is Functional:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 from keras import ops
@@ -68,7 +69,7 @@ class Tuning:
     training: bool
     measurements: tuple[Measurement, ...] = field(default_factory=tuple)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the choices to a JSON file, whole or not at all."""
         chosen: dict[str, dict[str, str]] = {}
         for found in self.measurements:
@@ -124,7 +125,7 @@ def autotune(
             f"{', '.join(frozen)}. Call keras_tensornet.unfreeze(model), tune, and freeze again."
         )
     jit_compile = bool(getattr(model, "jit_compile", False))
-    known: dict = {}
+    known: dict[tuple[Any, ...], Any] = {}
     measurements = []
     for done, (name, layer) in enumerate(layers.items()):
         shape = layer.tuning_shape(batch_size)
@@ -140,7 +141,7 @@ def autotune(
     return Tuning(training, tuple(measurements))
 
 
-def apply_tuning(model: keras.Model, path: str | os.PathLike) -> keras.Model:
+def apply_tuning(model: keras.Model, path: str | os.PathLike[str]) -> keras.Model:
     """Set the choices of a file that `Tuning.save` wrote, in place; returns the same model.
 
     Raises:
@@ -207,7 +208,9 @@ def _walked(model: keras.Model) -> Iterator[tuple[str, FactorizedMethods]]:
             yield path if whole else f"{path}/{one.name}", one
 
 
-def _measure(layer, shape, phase, candidates, jit_compile) -> tuple:
+def _measure(
+    layer: Any, shape: tuple[int, ...], phase: str, candidates: int, jit_compile: bool
+) -> tuple[Any, ...]:
     """Median milliseconds of the layer's best candidates, and the predicted choice."""
     training, merged = phase == "training", phase == "frozen"
     chains = layer.tunable_plans(training, merged, shape, candidates)
@@ -235,14 +238,14 @@ def _measure(layer, shape, phase, candidates, jit_compile) -> tuple:
     return tuple(times), chains[0]
 
 
-def _choose(layer, phases: Mapping[str, str]) -> None:
+def _choose(layer: keras.Layer, phases: Mapping[str, str]) -> None:
     before = layer.implementation
     if not isinstance(before, dict):
         before = {"inference": before, "training": before}
     layer.implementation = before | dict(phases)
 
 
-def _settings(layer) -> str:
+def _settings(layer: keras.Layer) -> str:
     """What else decides the time of a layer: its class and configuration but for the name."""
     left_out = ("name", "implementation")
     config = {key: value for key, value in layer.get_config().items() if key not in left_out}

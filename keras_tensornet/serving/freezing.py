@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 
@@ -77,7 +78,7 @@ def pinned(model: keras.Model, call: Callable[[], object]) -> Callable[[], objec
         return call
     states = [(layer, layer._frozen) for layer in _freezable(model)]
 
-    def pinned_call():
+    def pinned_call() -> Any:
         now = [(layer, layer._frozen) for layer, _ in states]
         for layer, state in states:
             layer._frozen = state
@@ -90,23 +91,23 @@ def pinned(model: keras.Model, call: Callable[[], object]) -> Callable[[], objec
     return pinned_call
 
 
-def factorized_layers(model: keras.Layer) -> list:
+def factorized_layers(model: keras.Layer) -> list[Any]:
     """The layers of a model whose kernels are tensor networks, each once."""
     return _layers_of(model, FactorizedMethods)
 
 
-def _freezable(model: keras.Layer) -> list:
+def _freezable(model: keras.Layer) -> list[Any]:
     return _layers_of(model, (FactorizedMethods, TBasisMethods))
 
 
-def _layers_of(model: keras.Layer, kinds) -> list:
+def _layers_of(model: keras.Layer, kinds: Any) -> list[Any]:
     layers = [model, *model._flatten_layers(include_self=False)]
     return [layer for layer in layers if isinstance(layer, kinds)]
 
 
 def _freeze_shared(model: keras.Layer) -> None:
     """Merge the kernels of layers on a T-Basis, and hold what they are made from."""
-    values: dict[tuple, object] = {}
+    values: dict[tuple[Any, ...], Any] = {}
     for layer in _layers_of(model, TBasisMethods):
         name, tensor = _shared_argument(layer)
         given = None if tensor is None else _values_behind(tensor, values)
@@ -117,7 +118,7 @@ def _freeze_shared(model: keras.Layer) -> None:
             lock(layer.variables)
 
 
-def _shared_argument(layer) -> tuple:
+def _shared_argument(layer: keras.Layer) -> tuple[Any, ...]:
     """The name, "basis" or "cores", and the symbolic tensor that a layer is always called with."""
     found = {}
     for node in layer._inbound_nodes:
@@ -129,7 +130,7 @@ def _shared_argument(layer) -> tuple:
     return next(iter(found.values())) if len(found) == 1 else ("", None)
 
 
-def _values_behind(tensor, known: dict):
+def _values_behind(tensor: Any, known: dict[tuple[Any, ...], Any]) -> Any:
     """The values of a basis, or of the cores made from one; None if other layers made them."""
     maker, node, index = tensor._keras_history
     if isinstance(maker, TBasis):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,7 +25,7 @@ from keras_tensornet.shapes import with_batch
 def measure_models(
     models: Mapping[str, keras.Model],
     batch_size: int = 1,
-    inputs=None,
+    inputs: Any = None,
     unfrozen: Mapping[str, keras.Model] | None = None,
     repeats: int = REPEATS,
     seconds: float = SECONDS,
@@ -53,7 +54,7 @@ def measure_models(
         return measure({name: calls[name] for name in order}, repeats, seconds)
 
 
-def example_inputs(model: keras.Model, batch_size: int, data=None):
+def example_inputs(model: keras.Model, batch_size: int, data: Any = None) -> Any:
     """A batch for a model, in the structure that it is called with.
 
     Args:
@@ -72,7 +73,7 @@ def example_inputs(model: keras.Model, batch_size: int, data=None):
         return keras.tree.map_structure(lambda array: _resized(array, batch_size), data)
     rng = np.random.default_rng(0)
 
-    def example(shape, dtype):
+    def example(shape: Any, dtype: Any) -> Any:
         shape = with_batch(shape, batch_size)
         if keras.backend.is_float_dtype(dtype):
             return rng.normal(size=shape).astype("float32")
@@ -87,6 +88,6 @@ def fixed_batch(model: keras.Model) -> int | None:
     return Signature.of(model).batch_size
 
 
-def _resized(array, batch_size: int) -> np.ndarray:
+def _resized(array: Any, batch_size: int) -> np.ndarray:
     array = np.asarray(array[:batch_size])
     return np.resize(array, (batch_size, *array.shape[1:]))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,6 +26,7 @@ from keras_tensornet.layers.tbasis.cores import merge_ring
 from keras_tensornet.tbasis.graphs import leaf_layers
 from keras_tensornet.tbasis.model import tbasis_model
 from keras_tensornet.tbasis.planning import TBasisPlan, plan_tbasis
+from keras_tensornet.types import Tensor
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,11 @@ def fit_tbasis(
     size: int | None = None,
     rank: int | None = None,
     mode: int = 9,
-    exclude=None,
+    exclude: Any = None,
     *,
     steps: int = 2000,
     learning_rate: float = 0.01,
-    **options,
+    **options: Any,
 ) -> tuple[keras.Model, TBasisFit]:
     """Return a model on a shared basis that is near a trained one, which stays as it was.
 
@@ -131,12 +133,14 @@ def fit_tbasis(
     return result, report
 
 
-def _kernels(model, plan: TBasisPlan) -> dict[str, np.ndarray]:
+def _kernels(model: keras.Model, plan: TBasisPlan) -> dict[str, np.ndarray]:
     layers = dict(leaf_layers(model))
     return {row.path: ops.convert_to_numpy(layers[row.path].kernel) for row in plan.shared}
 
 
-def _trainer(basis, cores, arrays: list, steps: int, learning_rate: float) -> keras.Model:
+def _trainer(
+    basis: TBasis, cores: TBasisCores, arrays: list[np.ndarray], steps: int, learning_rate: float
+) -> keras.Model:
     """A model whose outputs are the squared relative errors, over the given layers' variables."""
     inputs = keras.Input((1,), batch_size=1)
     errors = _RelativeErrors(cores, arrays)(cores(basis(inputs)))
@@ -154,7 +158,7 @@ def _errors(trainer: keras.Model, tie: np.ndarray) -> tuple[float, ...]:
 class _RelativeErrors(keras.layers.Layer):
     """|K - W|^2 / |W|^2 of each kernel, from the rings' cores: (1, kernels)."""
 
-    def __init__(self, cores: TBasisCores, arrays: list):
+    def __init__(self, cores: TBasisCores, arrays: list[Any]) -> None:
         super().__init__(autocast=False, dtype="float32")
         self.envelopes = cores.envelopes
         self.norms = [max(float(np.sum(np.square(array))), 1e-30) for array in arrays]
@@ -165,7 +169,7 @@ class _RelativeErrors(keras.layers.Layer):
         for target, array in zip(self.targets, arrays, strict=True):
             target.assign(array)
 
-    def call(self, rings):
+    def call(self, rings: Any) -> Tensor:
         errors = []
         for place, (envelope, ring) in enumerate(zip(self.envelopes, rings, strict=True)):
             cores = envelope.cut(ops.unstack(ring, envelope.num_cores), ops)

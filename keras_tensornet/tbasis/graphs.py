@@ -8,15 +8,17 @@ call, and nested models are played out in place: the result is one flat Function
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 
 from keras_tensornet.rewriting.clones import clone_operation, compile_like
+from keras_tensornet.rewriting.composites import is_graph
 from keras_tensornet.rewriting.state import copy_state, copy_trainable
-from keras_tensornet.rewriting.walker import is_graph, new_inputs
+from keras_tensornet.rewriting.walker import new_inputs
 
 # `(layer, path, args, kwargs) -> outputs`, or NotImplemented for a clone called in the same way.
-Apply = Callable[[keras.layers.Layer, str, tuple, dict], object]
+Apply = Callable[[keras.layers.Layer, str, tuple[Any, ...], dict[str, Any]], object]
 
 
 def leaf_layers(model: keras.Model, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -32,7 +34,9 @@ def leaf_layers(model: keras.Model, path: str = "") -> Iterator[tuple[str, keras
             yield _join(path, layer.name), layer
 
 
-def replay(model: keras.Model, apply: Apply, begin: Callable | None = None) -> keras.Model:
+def replay(
+    model: keras.Model, apply: Apply, begin: Callable[..., Any] | None = None
+) -> keras.Model:
     """Return a new flat Functional model, the calls that `apply` takes over made differently.
 
     Args:
@@ -59,9 +63,9 @@ def replay(model: keras.Model, apply: Apply, begin: Callable | None = None) -> k
 class _Player:
     """One replay: the clones made so far and the names taken."""
 
-    def __init__(self, apply: Apply):
+    def __init__(self, apply: Apply) -> None:
         self.apply = apply
-        self.clones: dict[int, tuple] = {}
+        self.clones: dict[int, tuple[Any, ...]] = {}
         self.names: set[str] = set()
 
     def finish(self) -> None:
@@ -69,7 +73,7 @@ class _Player:
             copy_state(source, clone)
             copy_trainable(source, clone)
 
-    def run(self, model, inputs, path: str):
+    def run(self, model: keras.Model, inputs: Any, path: str) -> Any:
         if isinstance(model, keras.Sequential):
             for layer in model.layers:
                 inputs = self._call(layer, path, (inputs,), {})
@@ -80,7 +84,9 @@ class _Player:
             call_fn=lambda operation, *args, **kwargs: self._call(operation, path, args, kwargs),
         )
 
-    def _call(self, operation, path: str, args: tuple, kwargs: dict):
+    def _call(
+        self, operation: keras.Operation, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if not isinstance(operation, keras.layers.Layer):
             return clone_operation(operation)(*args, **kwargs)
         path = _join(path, operation.name)
@@ -93,7 +99,7 @@ class _Player:
             outputs = self._clone(operation, path)(*args, **kwargs)
         return outputs
 
-    def _clone(self, layer, path: str):
+    def _clone(self, layer: keras.Layer, path: str) -> Any:
         if id(layer) not in self.clones:
             clone = clone_operation(layer)
             clone.name = flat_name(path, self.names)

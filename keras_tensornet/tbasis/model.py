@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -9,6 +11,7 @@ from keras_tensornet import validation
 from keras_tensornet.layers.tbasis import TBasis, TBasisConv2D, TBasisCores, TBasisDense
 from keras_tensornet.tbasis.graphs import flat_name, leaf_layers, replay
 from keras_tensornet.tbasis.planning import Exclude, TBasisPlan, plan_tbasis
+from keras_tensornet.types import Identifier, Tensor
 
 # Weight of the squared norm of the decompressed kernels in the loss (section 5).
 NORM_PENALTY = 3e-4
@@ -43,7 +46,7 @@ def tbasis_model(
     trainable_basis: bool = True,
     adapters: str = "exp",
     norm_penalty: float = NORM_PENALTY,
-    kernel_initializer=None,
+    kernel_initializer: Identifier = None,
     seed: int | None = None,
 ) -> keras.Model:
     """Return a new model whose kernels all come from one basis; the given model stays as it was.
@@ -136,7 +139,7 @@ def to_dense_model(model: keras.Model) -> keras.Model:
         )
     twins: dict[int, keras.layers.Layer] = {}
 
-    def apply(layer, path, args, kwargs):
+    def apply(layer: keras.Layer, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(layer, TBasis):
             return layer.basis.value  # values instead of symbols: merged at once
         if isinstance(layer, TBasisCores):
@@ -154,19 +157,28 @@ def to_dense_model(model: keras.Model) -> keras.Model:
 class _Sharing:
     """One run of `tbasis_model`: the layers made so far and the cores they get."""
 
-    def __init__(self, plan: TBasisPlan, basis, cores, adapters: str, norm_penalty: float):
+    def __init__(
+        self,
+        plan: TBasisPlan,
+        basis: TBasis,
+        cores: TBasisCores,
+        adapters: str,
+        norm_penalty: float,
+    ) -> None:
         self.rows = {row.path: position for position, row in enumerate(plan.shared)}
         self.basis, self.cores, self.adapters = basis, cores, adapters
         self.penalty = keras.regularizers.L2(norm_penalty) if norm_penalty else None
-        self.rings: list = []
-        self.layers: dict[str, tuple] = {}
+        self.rings: list[Tensor] = []
+        self.layers: dict[str, tuple[Any, ...]] = {}
         self.names: set[str] = set()
 
-    def begin(self, inputs) -> None:
+    def begin(self, inputs: Any) -> None:
         """Tie basis and cores to the graph: one product for all layers."""
         self.rings = self.cores(self.basis(keras.tree.flatten(inputs)[0]))
 
-    def apply(self, layer, path: str, args, kwargs):
+    def apply(
+        self, layer: keras.Layer, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if path not in self.rows:
             return NotImplemented
         if path not in self.layers:
@@ -181,7 +193,7 @@ class _Sharing:
             if twin.trainable != layer.trainable:
                 twin.trainable = layer.trainable
 
-    def _twin(self, layer, path: str):
+    def _twin(self, layer: keras.Layer, path: str) -> Any:
         config = layer.get_config()
         shared = {key: config[key] for key in COMMON if key in config}
         return TWINS[type(layer)](
@@ -193,7 +205,14 @@ class _Sharing:
         )
 
 
-def _basis_layer(size, rank, mode, basis, trainable: bool, seed) -> TBasis:
+def _basis_layer(
+    size: int | None,
+    rank: int | None,
+    mode: int,
+    basis: TBasis | None,
+    trainable: bool,
+    seed: int | None,
+) -> TBasis:
     if basis is None:
         if size is None or rank is None:
             raise ValueError(

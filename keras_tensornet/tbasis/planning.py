@@ -154,7 +154,9 @@ def _unsupported(kernel: HeldKernel) -> TBasisRow:
     return TBasisRow(kernel.path, shape, 0, math.prod(shape), f"not supported, {reason}")
 
 
-def _row(layer, path: str, reason: str, mode: int, rank: int, per_core: int) -> TBasisRow:
+def _row(
+    layer: keras.Layer, path: str, reason: str, mode: int, rank: int, per_core: int
+) -> TBasisRow:
     shape = tuple(layer.kernel.shape)
     dense = math.prod(shape)
     if reason:
@@ -169,7 +171,7 @@ def _row(layer, path: str, reason: str, mode: int, rank: int, per_core: int) -> 
     return TBasisRow(path, shape, ring.num_cores, params)
 
 
-def _reason(layer) -> str:
+def _reason(layer: keras.Layer) -> str:
     if layer.kernel_constraint is not None:
         return "has a kernel constraint"
     if layer.quantization_mode is not None:
@@ -177,7 +179,7 @@ def _reason(layer) -> str:
     return ""
 
 
-def _excluder(model, exclude: Exclude) -> Callable[[keras.layers.Layer, str], bool]:
+def _excluder(model: keras.Model, exclude: Exclude) -> Callable[[keras.layers.Layer, str], bool]:
     if exclude is None:
         return lambda layer, path: False
     layers = list(leaf_layers(model))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def share_basis(
 class _Problem:
     """Kernels and what their errors count."""
 
-    def __init__(self, kernels, grams, share: float):
+    def __init__(self, kernels: Any, grams: Any, share: float) -> None:
         self.kernels = [np.asarray(kernel, "float64") for kernel in kernels]
         self.share = share
         if len(self.kernels) != len(grams) or not len(grams):
@@ -170,7 +171,7 @@ class _Problem:
             found.append(np.linalg.solve(basis.T @ carried, carried.T @ self.kernels[place]))
         return found
 
-    def squared_errors(self, group: tuple[int, ...], basis, coefficients) -> list[float]:
+    def squared_errors(self, group: tuple[int, ...], basis: Any, coefficients: Any) -> list[float]:
         """The relative squared error of each member's output."""
         gaps = [self.kernels[p] - basis @ c for p, c in zip(group, coefficients, strict=True)]
         return [
@@ -198,11 +199,11 @@ class _Problem:
         roots = tuple(math.sqrt(max(error, 0.0)) for error in errors)
         return SharedBasis(group, basis, tuple(coefficients), roots)
 
-    def _improved(self, group, basis: np.ndarray, coefficients: list) -> np.ndarray:
+    def _improved(self, group: Any, basis: np.ndarray, coefficients: list[Any]) -> np.ndarray:
         """Conjugate gradients on sum_l G_l B C_l C_l^T = sum_l G_l W_l C_l^T, from B."""
         squares = [part @ part.T for part in coefficients]
 
-        def normal(matrix):
+        def normal(matrix: Any) -> Any:
             pairs = zip(group, squares, strict=True)
             return sum(self.grams[place] @ (matrix @ square) for place, square in pairs)
 

@@ -30,7 +30,7 @@ def find_basis(model: keras.Model) -> TBasis:
     return layers[0]
 
 
-def save_basis(source: keras.Model | TBasis, path: str | os.PathLike) -> None:
+def save_basis(source: keras.Model | TBasis, path: str | os.PathLike[str]) -> None:
     """Save the basis of a model alone, in one `.npz` file; written whole or not at all.
 
     Args:
@@ -52,7 +52,9 @@ def save_basis(source: keras.Model | TBasis, path: str | os.PathLike) -> None:
     write_whole(path, write)
 
 
-def load_basis(path: str | os.PathLike, trainable: bool = False, name: str | None = None) -> TBasis:
+def load_basis(
+    path: str | os.PathLike[str], trainable: bool = False, name: str | None = None
+) -> TBasis:
     """Load a basis that `save_basis` wrote, frozen by default.
 
     Args:

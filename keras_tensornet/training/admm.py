@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,6 +38,7 @@ from keras_tensornet.training.splits import (
 )
 from keras_tensornet.training.splitting import Residuals, Splitting
 from keras_tensornet.training.switch import Switch
+from keras_tensornet.types import Config
 
 # How often Z is updated if nothing else is said: between these the pull acts on one target.
 TIMES_AN_EPOCH = 10
@@ -123,24 +126,24 @@ class ADMM(keras.callbacks.Callback):
 
     def __init__(
         self,
-        plan=None,
+        plan: CompressionPlan | None = None,
         *,
-        pull=None,
-        rho=None,
-        every=None,
-        dual=True,
-        hard=0.0,
-        hard_every=10,
-        ranks_from=1.0,
-        replan=0,
-        calibration_data=None,
-        adaptive_rho=False,
-        tolerance=None,
-        warm_start=True,
-        log_layers=False,
-        workers=None,
-        backup=None,
-        **choices,
+        pull: float | tuple[float, float] | Mapping[str, Any] | None = None,
+        rho: float | Mapping[str, float] | None = None,
+        every: int | str | None = None,
+        dual: bool = True,
+        hard: float = 0.0,
+        hard_every: int = 10,
+        ranks_from: float = 1.0,
+        replan: int = 0,
+        calibration_data: Any = None,
+        adaptive_rho: bool = False,
+        tolerance: float | None = None,
+        warm_start: bool = True,
+        log_layers: bool = False,
+        workers: int | None = None,
+        backup: str | os.PathLike[str] | None = None,
+        **choices: Any,
     ) -> None:
         super().__init__()
         check_choices(plan, choices)
@@ -190,11 +193,10 @@ class ADMM(keras.callbacks.Callback):
             for target, residuals in zip(self._targets, self._residuals, strict=True)
         }
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Config | None = None) -> None:
         """Choose kernels, make Z and U or keep those of an earlier `fit`, begin to pull."""
-        if self._switch is None:
-            self._prepare()
-        if self._switch.model is not self.model:
+        switch = self._switch or self._prepare()
+        if switch.model is not self.model:
             raise ValueError(
                 "An ADMM callback holds the state of one model. Received: another model, "
                 f"'{self.model.name}'. Make a new callback, for example ADMM(plan=admm.plan)."
@@ -203,30 +205,29 @@ class ADMM(keras.callbacks.Callback):
         self._epoch = self._steps_done = self._steps_waiting = 0
         if self._saved is not None:
             saved, self._saved = self._saved, None
-            if self.course.replan:
-                text = state.read_counts(saved).get("plan")
-                self._follow(CompressionPlan.from_json(text) if text else self.plan)
+            if self.course.replan and (plan := state.read_plan(saved, self.plan)) is not None:
+                self._follow(plan)
             counts = state.load_state(saved, self._splittings)
             self._steps_waiting, self._replanned = counts["waiting"], counts.get("replanned", 0)
         self._aim()
-        self._switch.turn_on()
+        switch.turn_on()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Config | None = None) -> None:
         """Count steps anew."""
         self._epoch, self._steps_done = epoch, 0
         self._aim()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: Any, logs: Config | None = None) -> None:
         """Update Z and U if it is time."""
         hard = self.course.is_hard(self._progress())
         every = self.hard_every if hard else self._every()
         # With `steps_per_execution` this is called once for several steps.
         self._steps_waiting += batch + 1 - self._steps_done
         self._steps_done = batch + 1
-        if every != "epoch" and self._steps_waiting >= every:
+        if isinstance(every, int) and self._steps_waiting >= every:
             self._update()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Config | None = None) -> None:
         """Update Z and U, and put the residuals into the logs."""
         if self.calibration_data is not None and epoch + 1 < self.params.get("epochs", 1):
             self._calibrate()
@@ -247,7 +248,7 @@ class ADMM(keras.callbacks.Callback):
         if logs is not None:
             logs.update(log_entries(self.residuals, self.course, self.log_layers))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Config | None = None) -> None:
         """Take the pull out again: what is left is a normal model."""
         self.detach()
         if self.backup is not None and self._switch is not None:
@@ -258,16 +259,16 @@ class ADMM(keras.callbacks.Callback):
         if self._switch is not None:
             self._switch.turn_off()
 
-    def save_state(self, path) -> None:
+    def save_state(self, path: str) -> None:
         """Write Z, U and rho of every kernel to one file, whole or not at all."""
         if self._switch is None:
             raise ValueError("There is no ADMM state to save before `fit` has begun.")
-        counts = {"updates": len(self.seconds), "waiting": self._steps_waiting}
-        if self.course.replan:
+        counts: dict[str, Any] = {"updates": len(self.seconds), "waiting": self._steps_waiting}
+        if self.course.replan and self.plan is not None:
             counts |= {"replanned": self._replanned, "plan": self.plan.to_json()}
         state.save_state(path, self._splittings, counts)
 
-    def load_state(self, path) -> None:
+    def load_state(self, path: str) -> None:
         """Go on from a saved state at the next `fit`; the callback needs the same plan.
 
         Raises:
@@ -282,7 +283,7 @@ class ADMM(keras.callbacks.Callback):
         """A table of the kernels and their latest residuals."""
         return table(self._targets, self._residuals, self.course, self._progress())
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> Switch:
         """Find the kernels, and make Z and U from them or from the backup."""
         plan = self._planned() if self.plan is None else self.plan
         targets = targets_of(self.model, plan)
@@ -290,11 +291,12 @@ class ADMM(keras.callbacks.Callback):
         slots = trainable_kernels(self.model) if self.course.replan else ()
         kernels = list(slots) or [target.variable for target in targets]
         kind = PenaltySwitch if self.course.pull is None else PullSwitch
-        self._switch = kind(self.model, kernels)
+        switch = self._switch = kind(self.model, kernels)
         if self.backup is not None and os.path.exists(self.backup):
             state.read_counts(self.backup)  # it will be replaced and removed
             self._saved = self._saved or self.backup
         self._follow(plan)
+        return switch
 
     def _planned(self) -> CompressionPlan:
         return plan_compression(self.model, calibration_data=self.calibration_data, **self.choices)
@@ -350,7 +352,7 @@ class ADMM(keras.callbacks.Callback):
             # On JAX the weights live in the training loop until they are asked for.
             self.model.jax_state_sync()
 
-        def update(pair):
+        def update(pair: tuple[Splitting, Target]) -> Residuals:
             splitting, target = pair
             splitting.resize(self.course.network_at(target.network, progress))
             kernel = _read(target)
@@ -364,10 +366,8 @@ class ADMM(keras.callbacks.Callback):
         self._aim()
         for (path, row), target in zip(self.residuals.items(), self._targets, strict=True):
             for name, values in self.history[path].items():
-                pull = name == "pull"
-                values.append(
-                    self.course.pull_at(target.path, progress) if pull else getattr(row, name)
-                )
+                at = self.course.pull_at
+                values.append(at(target.path, progress) if name == "pull" else getattr(row, name))
         self.seconds.append(time.perf_counter() - began)
         self._limits.note(self.residuals)
         if self.tolerance is not None:

@@ -11,6 +11,7 @@ import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from keras_tensornet import validation
 from keras_tensornet.networks import Network, largest_useful_ranks
@@ -35,14 +36,16 @@ class Course:
         replan: how often ranks are chosen anew while they come down.
     """
 
-    pull: float | tuple | dict | None
-    rho: float | dict | None
+    pull: float | tuple[Any, ...] | dict[str, Any] | None
+    rho: float | dict[str, Any] | None
     hard: float = 0.0
     ranks_from: float = 1.0
     replan: int = 0
 
     @classmethod
-    def checked(cls, pull, rho, hard, ranks_from, replan=0) -> Course:
+    def checked(
+        cls, pull: Any, rho: Any, hard: object, ranks_from: object, replan: int = 0
+    ) -> Course:
         """The course of these arguments of `ADMM`, or an error that names what is wrong."""
         if pull is not None and rho is not None:
             raise ValueError(
@@ -54,7 +57,7 @@ class Course:
         else:
             rho = _checked(rho, _checked_rho)
         factor = ranks_from
-        if isinstance(factor, bool) or not isinstance(factor, numbers.Real):
+        if isinstance(factor, bool) or not isinstance(factor, (float, numbers.Real)):
             raise TypeError(
                 "`ranks_from` must be a number of at least 1. Received: "
                 f"ranks_from={factor!r} of type {type(factor).__name__}."
@@ -64,7 +67,7 @@ class Course:
                 "`ranks_from` is how many times the plan's ranks the training begins with, at "
                 f"least 1. Received: ranks_from={factor}."
             )
-        if isinstance(hard, bool) or not isinstance(hard, numbers.Real):
+        if isinstance(hard, bool) or not isinstance(hard, (float, numbers.Real)):
             raise TypeError(
                 "`hard` must be a share of the training, a number in [0, 1). Received: "
                 f"hard={hard!r} of type {type(hard).__name__}."
@@ -151,7 +154,7 @@ class Course:
         return wider.with_ranks(largest_useful_ranks(wider))
 
 
-def _checked(value, check):
+def _checked(value: Any, check: Any) -> Any:
     """One value, or a mapping of patterns of layer paths to some."""
     if not isinstance(value, Mapping):
         return check(value)
@@ -160,7 +163,7 @@ def _checked(value, check):
     return {pattern: check(one) for pattern, one in value.items()}
 
 
-def _checked_pull(value):
+def _checked_pull(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(
@@ -171,18 +174,18 @@ def _checked_pull(value):
     return validation.fraction("pull", value)
 
 
-def _checked_rho(value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+def _checked_rho(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (float, numbers.Real)):
         raise TypeError(
             "`rho` must be a number above 0, or a mapping of patterns of layer paths to such "
             f"numbers. Received: rho={value!r} of type {type(value).__name__}."
         )
-    if not 0 < value < math.inf:
+    if not 0 < float(value) < math.inf:
         raise ValueError(f"`rho` must be above 0 and finite. Received: rho={value}. Try 0.005.")
     return float(value)
 
 
-def _for_path(name: str, value, path: str):
+def _for_path(name: str, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         return value
     for pattern, one in value.items():

@@ -8,6 +8,7 @@ and compresses again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -19,6 +20,7 @@ from keras_tensornet.compression.compress import compress_model
 from keras_tensornet.reading import read_examples
 from keras_tensornet.rewriting.clones import compile_like
 from keras_tensornet.rewriting.walker import rewrite_model
+from keras_tensornet.types import Tensor
 
 WARM_UP = 0.05
 MOMENTUM = 0.9
@@ -26,17 +28,17 @@ MOMENTUM = 0.9
 
 def finetune(
     model: keras.Model,
-    data,
+    data: Any,
     epochs: int = 3,
     learning_rate: float = 0.02,
     batch_size: int = 128,
-    validation_data=None,
+    validation_data: Any = None,
     teacher: keras.Model | None = None,
     distillation: float = 0.5,
     temperature: float = 2.0,
     optimizer: keras.Optimizer | None = None,
-    loss=None,
-    metrics=None,
+    loss: Any = None,
+    metrics: Any = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     steps_per_epoch: int | None = None,
     verbose: int = 0,
@@ -100,11 +102,11 @@ def finetune(
 
 def gradual_compression(
     model: keras.Model,
-    data,
-    stages: Sequence[Mapping],
-    calibration_data=None,
+    data: Any,
+    stages: Sequence[Mapping[str, Any]],
+    calibration_data: Any = None,
     on_stage: Callable[[int, keras.Model], None] | None = None,
-    **finetuning,
+    **finetuning: Any,
 ) -> keras.Model:
     """Return a model compressed in several rounds, with fine-tuning after each.
 
@@ -146,7 +148,9 @@ def gradual_compression(
 class _Distilled(keras.Model):
     """A student whose loss also asks for the teacher's outputs."""
 
-    def __init__(self, student, teacher, weight: float, temperature: float):
+    def __init__(
+        self, student: keras.Model, teacher: Any, weight: float, temperature: float
+    ) -> None:
         super().__init__(name=f"{student.name}_distilled")
         if not 0.0 <= weight <= 1.0:
             raise ValueError(f"`distillation` must lie in [0, 1]. Received: distillation={weight}.")
@@ -158,11 +162,18 @@ class _Distilled(keras.Model):
         self.weight, self.temperature = weight, temperature
         self.kinds = [_kind_of(tensor, teacher) for tensor in teacher.outputs]
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """The student's outputs."""
         return self.student(inputs, training=training)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
         """(1 - weight) of the student's own loss and weight of the distance to the teacher."""
         own = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not training:
@@ -175,7 +186,7 @@ class _Distilled(keras.Model):
         ]
         return (1.0 - self.weight) * own + self.weight * sum(distances) / len(distances)
 
-    def _distance(self, kind: str, target, output):
+    def _distance(self, kind: str, target: Any, output: Any) -> Any:
         target, output = ops.cast(target, "float32"), ops.cast(output, "float32")
         if kind == "values":
             return ops.mean(ops.square(target - output))
@@ -188,7 +199,7 @@ class _Distilled(keras.Model):
         return self.temperature**2 * ops.mean(divergence)
 
 
-def _kind_of(tensor, teacher) -> str:
+def _kind_of(tensor: Any, teacher: Any) -> str:
     """What an output is: "probabilities" after softmax, "logits" of a classifier, or "values"."""
     operation = tensor._keras_history.operation
     activation = getattr(operation, "activation", None)
@@ -199,7 +210,7 @@ def _kind_of(tensor, teacher) -> str:
     return "logits" if "categorical_crossentropy" in str(name) else "values"
 
 
-def _schedule(peak: float, steps: int):
+def _schedule(peak: float, steps: int) -> Any:
     warm_up = max(1, round(WARM_UP * steps))
     return keras.optimizers.schedules.CosineDecay(
         0.1 * peak, max(1, steps - warm_up), warmup_target=peak, warmup_steps=warm_up

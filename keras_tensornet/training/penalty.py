@@ -8,6 +8,8 @@ its saved form.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -27,11 +29,11 @@ class KernelPenalty(keras.regularizers.Regularizer):
         pulled: the kernel, its target, and rho as the strength.
     """
 
-    def __init__(self, pulled: Pulled):
+    def __init__(self, pulled: Pulled) -> None:
         self.kernel, self.target, self.rho = pulled.kernel, pulled.target, pulled.strength
         self.own = None
 
-    def __call__(self, value):
+    def __call__(self, value: Any) -> Any:
         gap = ops.subtract(ops.cast(value, self.target.dtype), self.target.value)
         penalty = 0.5 * self.rho.value * ops.sum(ops.square(gap))
         pull = ops.subtract(penalty, ops.stop_gradient(penalty))
@@ -61,7 +63,7 @@ class KernelPenalty(keras.regularizers.Regularizer):
 class PenaltySwitch(Switch):
     """Turns the penalties of a model on and off."""
 
-    def __init__(self, model: keras.Model, kernels: list[keras.Variable]):
+    def __init__(self, model: keras.Model, kernels: list[keras.Variable]) -> None:
         super().__init__(model, kernels)
         self.penalties = [KernelPenalty(one) for one in self.pulled]
 

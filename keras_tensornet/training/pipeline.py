@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 
 from keras_tensornet import validation
 from keras_tensornet.compression import compress_model
+from keras_tensornet.compression.plans import CompressionPlan
 from keras_tensornet.reading import read_examples
 from keras_tensornet.rewriting.walker import rewrite_model
 from keras_tensornet.training.admm import ADMM
@@ -82,19 +84,19 @@ class AdmmResult:
 
 def admm_compress(
     model: keras.Model,
-    data,
+    data: Any,
     *,
-    validation_data=None,
+    validation_data: Any = None,
     epochs: int = 10,
     finetune_epochs: int = 5,
-    plan=None,
-    admm: Mapping | None = None,
-    optimizer=None,
-    finetune_optimizer=None,
-    callbacks: Sequence = (),
-    finetune_callbacks: Sequence = (),
-    fit_arguments: Mapping | None = None,
-    **choices,
+    plan: CompressionPlan | None = None,
+    admm: Mapping[str, Any] | None = None,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    finetune_optimizer: keras.optimizers.Optimizer | None = None,
+    callbacks: Sequence[Any] = (),
+    finetune_callbacks: Sequence[Any] = (),
+    fit_arguments: Mapping[str, Any] | None = None,
+    **choices: Any,
 ) -> AdmmResult:
     """Return a compressed copy of a model, trained towards low rank first; the model stays as is.
 
@@ -155,7 +157,9 @@ def admm_compress(
 class _Run:
     """The data of a run, and what each phase does with it."""
 
-    def __init__(self, model, data, validation_data, fit_arguments: dict):
+    def __init__(
+        self, model: keras.Model, data: Any, validation_data: Any, fit_arguments: dict[str, Any]
+    ) -> None:
         size = fit_arguments.pop("batch_size", None) or BATCH
         self.steps = fit_arguments.pop("steps_per_epoch", None)
         self.data = read_examples(model, data, size)
@@ -164,14 +168,21 @@ class _Run:
             self.held_out = read_examples(model, validation_data, size, name="validation_data")
         self.fit_arguments = {"verbose": 0} | fit_arguments
 
-    def evaluate(self, model) -> dict[str, float]:
+    def evaluate(self, model: keras.Model) -> dict[str, float]:
         """Loss and metrics on the data that the reports are measured on."""
         measured = self.data if self.held_out is None else self.held_out
         steps = self.steps if self.held_out is None else None
         values = model.evaluate(**measured.for_evaluate(steps), verbose=0, return_dict=True)
         return {name: float(value) for name, value in values.items()}
 
-    def train(self, name, model, epochs: int, before: dict, callbacks) -> Phase:
+    def train(
+        self,
+        name: str,
+        model: keras.Model,
+        epochs: int,
+        before: dict[str, Any],
+        callbacks: Sequence[keras.callbacks.Callback],
+    ) -> Phase:
         """Fit for some epochs and report."""
         if not epochs:
             return Phase(name, 0, 0.0, model.count_params(), before, before)
@@ -190,7 +201,7 @@ class _Run:
         )
 
 
-def _use_optimizer(model, optimizer) -> None:
+def _use_optimizer(model: keras.Model, optimizer: Any) -> None:
     """Compile a model again with another optimizer and everything else as it was."""
     if optimizer is not None:
         model.compile(**{**model._compile_config.config, "optimizer": optimizer})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from keras_tensornet.contraction import kernel_plan, to_keras_layout
 from keras_tensornet.kernels import decompose_kernel, norm
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Tensor
 
 # What float64 cannot tell from zero, as a share of a kernel's norm.
 ROUNDOFF = 1e-12
@@ -78,7 +80,7 @@ def project_to_cores(
     if start is None:
         return cores
 
-    def distance(cores) -> float:
+    def distance(cores: list[Tensor]) -> float:
         if metric is None:
             return norm(kernel - merge_cores(cores, network, modes))
         return weighted_error(kernel, network, modes, metric, cores) * norm(kernel)
@@ -96,7 +98,9 @@ def merge_cores(cores: list[np.ndarray], network: Network, modes: KernelModes) -
     return to_keras_layout(kernel_plan(network).run(cores, np), modes, np)
 
 
-def in_threads(function: Callable, items: Sequence, workers: int | None = None) -> list:
+def in_threads(
+    function: Callable[..., Any], items: Sequence[Any], workers: int | None = None
+) -> list[Any]:
     """`[function(item) for item in items]`, several at a time.
 
     Args:

@@ -11,6 +11,8 @@ every backend.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -42,12 +44,12 @@ class PullSwitch(Switch):
 class _PulledStep:
     """A model's own training step, and the pull after it."""
 
-    def __init__(self, model: keras.Model, pulled: list[Pulled]):
+    def __init__(self, model: keras.Model, pulled: list[Pulled]) -> None:
         self.model, self.pulled = model, pulled
         self.step = model.train_step
         self.__name__ = "train_step"
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         if keras.backend.backend() == "jax":
             logs, state = self.step(*arguments)
             return logs, self._pull_state(state)
@@ -60,7 +62,7 @@ class _PulledStep:
                 one.kernel.assign(_after_pull(one, value, one.target.value, one.strength.value))
         return logs
 
-    def _pull_state(self, state):
+    def _pull_state(self, state: Any) -> Any:
         """JAX: new values of the kernels in the state that a step returns."""
         trainable, rest, *others = state
         trainable = list(trainable)
@@ -76,10 +78,10 @@ class _PulledStep:
         """TensorFlow: each replica's copy is pulled alike, as its optimizers update variables."""
         import tensorflow as tf
 
-        def pull_all(strategy, pulled):
+        def pull_all(strategy: Any, pulled: Any) -> None:
             for one in pulled:
 
-                def pull(variable, target, strength, one=one):
+                def pull(variable: Any, target: Any, strength: Any, one: Any = one) -> None:
                     value = tf.convert_to_tensor(variable)
                     variable.assign(_after_pull(one, value, target, strength))
 
@@ -91,7 +93,7 @@ class _PulledStep:
         )
 
 
-def _after_pull(one: Pulled, value, target, strength):
+def _after_pull(one: Pulled, value: Any, target: Any, strength: Any) -> Any:
     """W - a (W - target), and within the kernel's own constraint, which has the last word."""
     wide = ops.cast(value, one.target.dtype)
     pulled = wide - strength * (wide - target)
@@ -100,7 +102,7 @@ def _after_pull(one: Pulled, value, target, strength):
     return ops.cast(pulled, value.dtype)
 
 
-def accumulated_steps(optimizer, kernel: keras.Variable) -> int:
+def accumulated_steps(optimizer: Any, kernel: keras.Variable) -> int:
     """How many training steps make one step of the optimizer, for a kernel.
 
     The pull comes after every training step, so with accumulated gradients each is that much less.

@@ -61,7 +61,7 @@ class Limits:
         course: of the training, for advice that fits it.
     """
 
-    def __init__(self, course: Course):
+    def __init__(self, course: Course) -> None:
         self.course = course
         self.counts: dict[str, int] = {}
 

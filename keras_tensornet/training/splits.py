@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import keras
 
@@ -37,7 +37,7 @@ class Target:
     modes: KernelModes
 
 
-def check_choices(plan: CompressionPlan | None, choices: Mapping) -> None:
+def check_choices(plan: CompressionPlan | None, choices: Mapping[str, Any]) -> None:
     """Raise unless there is either a plan or the arguments of `plan_compression` for one.
 
     Raises:
@@ -100,14 +100,14 @@ def check_replan(replan: int, plan: CompressionPlan | None) -> None:
         )
 
 
-def metrics_of(model: keras.Model, targets: list[Target], data) -> list[Metric | None]:
+def metrics_of(model: keras.Model, targets: list[Target], data: Any) -> list[Metric | None]:
     """What errors of each kernel count on calibration data; None where that cannot be measured."""
     found = {target.path: target for target in find_kernels(model)}
     wanted = [found[target.path] for target in targets]
     return [subject.metric for subject in calibrated_subjects(model, wanted, data)]
 
 
-def _target(choice: LayerChoice, found: Mapping) -> Target:
+def _target(choice: LayerChoice, found: Mapping[str, Any]) -> Target:
     if choice.path not in found:
         raise ValueError(
             f"The plan must be one for this model. It compresses '{choice.path}', which is not "

@@ -79,7 +79,7 @@ class Splitting:
     first_rho: float = field(init=False)
     current: Network = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.first_rho, self.current = self.rho, self.network
 
     @property

@@ -10,16 +10,20 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from keras_tensornet.compression.plans import CompressionPlan
 from keras_tensornet.files import write_whole
 from keras_tensornet.training.splitting import Splitting
 
 VERSION = 2
 
 
-def save_state(path: str | os.PathLike, splittings: list[Splitting], counts: dict) -> None:
+def save_state(
+    path: str | os.PathLike[str], splittings: list[Splitting], counts: dict[str, Any]
+) -> None:
     """Write the state to a file; an earlier file stays until the new one is complete.
 
     Args:
@@ -46,7 +50,7 @@ def save_state(path: str | os.PathLike, splittings: list[Splitting], counts: dic
     write_whole(path, write)
 
 
-def load_state(path: str | os.PathLike, splittings: list[Splitting]) -> dict:
+def load_state(path: str | os.PathLike[str], splittings: list[Splitting]) -> dict[str, Any]:
     """Read a state into splittings of the same kernels and networks; returns the counts.
 
     Raises:
@@ -78,12 +82,20 @@ def load_state(path: str | os.PathLike, splittings: list[Splitting]) -> dict:
     return header["counts"]
 
 
-def read_counts(path: str | os.PathLike) -> dict:
+def read_counts(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The plain values of a state; ValueError if it is not complete and of this version."""
     return _read(path)[0]["counts"]
 
 
-def _read(path) -> tuple[dict, dict]:
+def read_plan(
+    path: str | os.PathLike[str], otherwise: CompressionPlan | None
+) -> CompressionPlan | None:
+    """The plan in use when ranks were last chosen anew, or the other one if they never were."""
+    text = read_counts(path).get("plan")
+    return CompressionPlan.from_json(text) if text else otherwise
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -100,7 +112,7 @@ def _read(path) -> tuple[dict, dict]:
     return header, arrays
 
 
-def _describe(splitting: Splitting) -> dict:
+def _describe(splitting: Splitting) -> dict[str, Any]:
     return {
         "path": splitting.path,
         "shape": list(splitting.modes.kernel_shape),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ class Pulled:
         strength: scalar variable: rho of a penalty, the share of a decoupled pull.
     """
 
-    def __init__(self, kernel: keras.Variable):
+    def __init__(self, kernel: keras.Variable) -> None:
         self.kernel = kernel
         dtype = keras.backend.result_type(kernel.dtype, "float32")
         self.target = _variable(kernel.shape, dtype, "admm_target")
@@ -51,7 +52,7 @@ class Switch(ABC):
         kernels: the variables to be pulled.
     """
 
-    def __init__(self, model: keras.Model, kernels: list[keras.Variable]):
+    def __init__(self, model: keras.Model, kernels: list[keras.Variable]) -> None:
         self.model = model
         with _variable_scope(model):
             self.pulled = [Pulled(kernel) for kernel in kernels]
@@ -98,17 +99,17 @@ class Switch(ABC):
 class _CarriedState:
     """A variable in the place of a seed generator's: part of a model's state, but no weight."""
 
-    def __init__(self, variable: keras.Variable):
+    def __init__(self, variable: keras.Variable) -> None:
         self.state = variable
 
 
-def _variable_scope(model: keras.Model):
+def _variable_scope(model: keras.Model) -> Any:
     """The context in which variables of a model's training are created."""
     strategy = getattr(model, "distribute_strategy", None)
     return strategy.scope() if strategy is not None else contextlib.nullcontext()
 
 
-def _variable(shape, dtype: str, name: str) -> keras.Variable:
+def _variable(shape: Any, dtype: str, name: str) -> keras.Variable:
     return keras.Variable(
         "zeros", shape=shape, dtype=dtype, trainable=False, autocast=False, name=name
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,12 +37,14 @@ class Decompositions:
     """The decompositions made so far for the layers of one trained model."""
 
     def __init__(self) -> None:
-        self.forms: dict[tuple, Form] = {}
-        self.exact: dict[tuple, Exact] = {}
-        self.kept: dict[tuple, dict[tuple, tuple]] = {}
+        self.forms: dict[tuple[Any, ...], Form] = {}
+        self.exact: dict[tuple[Any, ...], Exact] = {}
+        self.kept: dict[tuple[Any, ...], dict[tuple[Any, ...], tuple[Any, ...]]] = {}
         self.made = 0
 
-    def layer(self, target: Target, format: str, by: str, value, arguments: dict):
+    def layer(
+        self, target: Target, format: str, by: str, value: Any, arguments: dict[str, Any]
+    ) -> Any:
         """The factorized layer for a target at a rank or energy; None where it would not shrink.
 
         Args:
@@ -61,7 +64,9 @@ class Decompositions:
         with validation.quietly():
             return factorized_layer(target, format, rank, cores, dict(form.arguments))
 
-    def _cores(self, key: tuple, target: Target, form: Form, by: str, value) -> tuple:
+    def _cores(
+        self, key: tuple[Any, ...], target: Target, form: Form, by: str, value: Any
+    ) -> tuple[Any, ...]:
         nested_values = formats.get(form.format).nested_values
         if nested_values is not None:
             if key not in self.exact:
@@ -89,7 +94,7 @@ def exact_cores(
     return Exact(cores, nested_values(cores))
 
 
-def cut(exact: Exact, form: Form, by: str, value) -> tuple:
+def cut(exact: Exact, form: Form, by: str, value: Any) -> tuple[Any, ...]:
     """Rank and cores of lower rank, as leading slices of the exact ones."""
     if by == "energy":
         wanted = [max(1, rank_for_energy(values, value)) for values in exact.values]
@@ -104,5 +109,5 @@ def cut(exact: Exact, form: Form, by: str, value) -> tuple:
     return rank, equalised(cores)
 
 
-def _entries(decompositions: Iterable[tuple]) -> int:
+def _entries(decompositions: Iterable[tuple[Any, ...]]) -> int:
     return sum(core.size for _, cores in decompositions for core in cores)

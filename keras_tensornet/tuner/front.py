@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from keras_tensornet import validation
 from keras_tensornet.files import write_text, write_whole
@@ -38,7 +39,7 @@ class TrialResult:
     flops: int
     compression_ratio: float
     latency: float | None
-    values: Mapping
+    values: Mapping[str, Any]
     on_front: bool = False
 
 
@@ -68,7 +69,7 @@ class ParetoFront:
     def __iter__(self) -> Iterator[TrialResult]:
         return iter(self.front)
 
-    def with_trials(self, trials, metric: str, direction: str) -> ParetoFront:
+    def with_trials(self, trials: Any, metric: str, direction: str) -> ParetoFront:
         """The front over other values of these trials, such as their errors on test data.
 
         Args:
@@ -92,7 +93,7 @@ class ParetoFront:
             lines.append(f"{self.unfinished} more trials were rejected or failed.")
         return "\n".join(line.rstrip() for line in lines)
 
-    def to_csv(self, path: str | os.PathLike) -> None:
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write one row a trial; a file that is there is replaced."""
         names = sorted({name for trial in self.trials for name in trial.values})
         fields = [name for name in asdict(self.trials[0]) if name != "values"]
@@ -104,7 +105,7 @@ class ParetoFront:
             writer.writerow([*(getattr(trial, field) for field in fields), *values])
         write_text(path, text.getvalue())
 
-    def to_json(self, path: str | os.PathLike, about: Mapping | None = None) -> None:
+    def to_json(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
         """Write everything; a file that is there is replaced.
 
         Args:
@@ -116,7 +117,9 @@ class ParetoFront:
             data = {"about": dict(about), **data}
         write_text(path, json.dumps(data, indent=1) + "\n")
 
-    def plot(self, path: str | os.PathLike, beside: Mapping[str, list] | None = None) -> None:
+    def plot(
+        self, path: str | os.PathLike[str], beside: Mapping[str, list[Any]] | None = None
+    ) -> None:
         """Write a figure: the metric against size, the front as a line, a colour a format.
 
         Args:
@@ -152,7 +155,7 @@ class ParetoFront:
 
 
 def pareto(
-    tuner,
+    tuner: Any,
     metric: str | None = None,
     direction: str | None = None,
     size: str = "params",
@@ -199,7 +202,7 @@ def pareto(
     return ParetoFront(metric, direction, size, marked, len(trials) - len(finished))
 
 
-def _trials(tuner) -> list:
+def _trials(tuner: Any) -> list[Any]:
     if not isinstance(tuner, (str, os.PathLike)):
         return list(tuner.oracle.trials.values())
     from keras_tuner.engine import trial as trial_module
@@ -213,7 +216,7 @@ def _trials(tuner) -> list:
     return [trial_module.Trial.load(str(file)) for file in files]
 
 
-def _result(trial, metric: str) -> TrialResult:
+def _result(trial: Any, metric: str) -> TrialResult:
     metrics = trial.metrics.metrics
     for name in (metric, "params", "flops", "compression_ratio"):
         if name not in metrics:
@@ -233,7 +236,7 @@ def _result(trial, metric: str) -> TrialResult:
     )
 
 
-def _active(hyperparameters) -> dict:
+def _active(hyperparameters: Any) -> dict[str, Any]:
     names = {hp.name for hp in hyperparameters.space if hyperparameters.is_active(hp)}
     return {name: value for name, value in hyperparameters.values.items() if name in names}
 
@@ -271,6 +274,6 @@ def _row(trial: TrialResult) -> tuple[str, ...]:
     )
 
 
-def _first_message(trials: list) -> str:
+def _first_message(trials: list[Any]) -> str:
     lines = [line for trial in trials for line in (trial.message or "").splitlines()[-1:]]
     return f"The first says: {lines[0]}" if lines else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -78,24 +78,24 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
 
     def __init__(
         self,
-        model_or_build_fn: keras.Model | Callable,
-        formats=("tr", "tt", "tucker", "cp", "tbasis"),
-        rank=(2, 32),
-        energy=(0.3, 0.95),
-        basis_size=(2, 64),
-        per_layer=False,
+        model_or_build_fn: keras.Model | Callable[..., Any],
+        formats: Sequence[str] = ("tr", "tt", "tucker", "cp", "tbasis"),
+        rank: tuple[int, int] = (2, 32),
+        energy: tuple[float, float] | None = (0.3, 0.95),
+        basis_size: tuple[int, int] = (2, 64),
+        per_layer: bool = False,
         *,
         energy_norm: str = "frobenius",
-        include=None,
-        exclude=None,
-        arguments: Callable[[str, str], Mapping] | None = None,
+        include: Any = None,
+        exclude: Any = None,
+        arguments: Callable[[str, str], Mapping[str, Any]] | None = None,
         objective: SizeObjective | None = None,
         trained: bool | None = None,
-        compile_model: Callable | None = None,
+        compile_model: Callable[..., Any] | None = None,
         fit_steps: int = 500,
         seed: int | None = None,
         name: str | None = None,
-    ):
+    ) -> None:
         super().__init__(name=name)
         self.space = Space.of(formats, rank, energy, basis_size, energy_norm)
         self.per_layer = check_per_layer(per_layer)
@@ -108,7 +108,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         self.fit_steps = validation.positive_int("fit_steps", fit_steps)
         self.seed = validation.optional_int("seed", seed)
         self.decompositions = Decompositions()
-        self.fitted: dict[tuple, keras.Model] = {}
+        self.fitted: dict[tuple[Any, ...], keras.Model] = {}
         self.dense_size: ModelSize | None = None
         self._dense_sizes: weakref.WeakKeyDictionary[keras.Model, ModelSize] = (
             weakref.WeakKeyDictionary()
@@ -121,7 +121,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         """The objective to give to a tuner: the score of `SizeObjective`."""
         return self.size_objective.keras_objective
 
-    def build(self, hp) -> keras.Model:
+    def build(self, hp: Any) -> keras.Model:
         """The model of one trial, compiled."""
         if self.seed is not None:
             keras.utils.set_random_seed(self.seed)
@@ -139,7 +139,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         self._dense_sizes[model] = self._size_of_dense(dense)
         return model
 
-    def fit(self, hp, model, *args, **kwargs):
+    def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
         """Train a trial, or reject it: called by the tuner."""
         dense = self._dense_sizes.get(model)
         if dense is None:
@@ -154,7 +154,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         metrics = TrialMetrics(self.size_objective, size, dense, _objective_of(callbacks))
         return model.fit(*args, callbacks=[metrics, *callbacks], **kwargs)
 
-    def _dense(self, hp) -> keras.Model:
+    def _dense(self, hp: Any) -> keras.Model:
         if isinstance(self.source, keras.Model):
             return self.source
         model = self.source(hp) if _takes_argument(self.source) else self.source()
@@ -184,7 +184,9 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
             )
         return chosen
 
-    def _factorized(self, dense, targets: list[Target], groups, choice: Choice) -> keras.Model:
+    def _factorized(
+        self, dense: Any, targets: list[Target], groups: Any, choice: Choice
+    ) -> keras.Model:
         layers = {}
         for target in targets:
             value = choice.values[groups[target.path]]
@@ -201,12 +203,12 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
                 layers[target.path] = layer
         return rewrite_model(dense, lambda layer, path: layers.get(path))
 
-    def _arguments(self, target: Target, format: str) -> dict:
+    def _arguments(self, target: Target, format: str) -> dict[str, Any]:
         defaults = target.kind.arguments(target.layer, format) if self.trained else {}
         chosen = {} if self.arguments is None else dict(self.arguments(target.path, format) or {})
         return {**defaults, **chosen}
 
-    def _shared_basis(self, dense, choice: Choice) -> keras.Model:
+    def _shared_basis(self, dense: Any, choice: Choice) -> keras.Model:
         excluded = self._excluded_from_basis(dense)
         how: dict[str, Any] = {
             "mode": _basis_mode(dense, excluded),
@@ -225,7 +227,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
                 del self.fitted[next(iter(self.fitted))]
         return rewrite_model(self.fitted[key], lambda layer, path: None)
 
-    def _excluded_from_basis(self, dense) -> Callable | None:
+    def _excluded_from_basis(self, dense: Any) -> Callable[..., Any] | None:
         if self.include is None and self.exclude is None:
             return None
         chosen = {target.path for target in self._targets(dense)}
@@ -234,7 +236,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         return lambda layer, path: path not in chosen
 
 
-def _untrained(target: Target, format: str, rank, arguments: dict):
+def _untrained(target: Target, format: str, rank: Any, arguments: dict[str, Any]) -> Any:
     """A new factorized layer for a dense one, as its initializer makes it; None if it is larger."""
     layer = target.kind.fresh(target.layer, {"format": format, "rank": rank} | arguments)
     holder = target.kind.holder(layer)
@@ -243,7 +245,7 @@ def _untrained(target: Target, format: str, rank, arguments: dict):
     return layer
 
 
-def _basis_mode(model, excluded) -> int:
+def _basis_mode(model: keras.Model, excluded: Callable[..., Any] | None) -> int:
     """The smallest square, at least 9, that holds the positions of every kernel."""
     positions = [
         math.prod(target.layer.kernel_size)
@@ -255,7 +257,7 @@ def _basis_mode(model, excluded) -> int:
     return root * root
 
 
-def _objective_of(callbacks) -> str | None:
+def _objective_of(callbacks: Sequence[keras.callbacks.Callback]) -> str | None:
     """The name of the objective of the tuner that runs the trial, from the tuner's callback."""
     for callback in callbacks:
         oracle = getattr(getattr(callback, "tuner", None), "oracle", None)
@@ -265,14 +267,14 @@ def _objective_of(callbacks) -> str | None:
     return None
 
 
-def _takes_argument(function: Callable) -> bool:
+def _takes_argument(function: Callable[..., Any]) -> bool:
     try:
         return bool(inspect.signature(function).parameters)
     except ValueError:  # a builtin without a signature
         return False
 
 
-def _check_source(source):
+def _check_source(source: Any) -> Any:
     if isinstance(source, keras.Model) or callable(source):
         return source
     raise TypeError(
@@ -281,7 +283,7 @@ def _check_source(source):
     )
 
 
-def _check_goal(objective) -> SizeObjective:
+def _check_goal(objective: Any) -> SizeObjective:
     if isinstance(objective, SizeObjective):
         return objective
     raise TypeError(

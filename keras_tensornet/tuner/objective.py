@@ -12,6 +12,7 @@ import keras_tuner
 from keras_tensornet import validation
 from keras_tensornet.tuner.directions import direction_of
 from keras_tensornet.tuner.sizes import ModelSize
+from keras_tensornet.types import Config
 
 SCORE = "score"
 MEASURES = ("params", "flops", "latency")
@@ -47,7 +48,7 @@ class SizeObjective:
     weight: float | None = None
     batch_size: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "direction", direction_of(self.metric, self.direction))
         validation.positive_int("batch_size", self.batch_size)
         for name in (*MEASURES, "weight"):
@@ -120,12 +121,13 @@ class TrialMetrics(keras.callbacks.Callback):
 
     def __init__(
         self, objective: SizeObjective, size: ModelSize, dense: ModelSize, wanted: str | None
-    ):
+    ) -> None:
         super().__init__()
         self.objective, self.size, self.dense, self.wanted = objective, size, dense, wanted
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Config | None = None) -> None:
         """Extend the logs in place; this callback runs before all others."""
+        logs = {} if logs is None else logs
         names = sorted(logs)
         logs["params"] = float(self.size.params)
         logs["flops"] = float(self.size.flops)

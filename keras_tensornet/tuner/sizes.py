@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_tensornet.layers.common import FactorizedMethods
-from keras_tensornet.rewriting.walker import is_graph
+from keras_tensornet.rewriting.composites import is_graph
 from keras_tensornet.serving.latency import measure_models
 from keras_tensornet.shapes import EXTENT_HINT, built_shape, filled
 
@@ -56,7 +57,7 @@ def measure_latency(model: keras.Model, batch_size: int) -> float:
     return measure_models({model.name: model}, batch_size).milliseconds(model.name)
 
 
-def _calls(model, times: int) -> Iterator[tuple[keras.layers.Layer, int]]:
+def _calls(model: keras.Model, times: int) -> Iterator[tuple[keras.layers.Layer, int]]:
     """Every layer called in a model's graph, and how often for one example."""
     graph = getattr(model, "_functional", None) or model
     for node in (node for nodes in graph._nodes_by_depth.values() for node in nodes):
@@ -71,7 +72,7 @@ def _calls(model, times: int) -> Iterator[tuple[keras.layers.Layer, int]]:
             yield layer, times
 
 
-def _flops(layer, times: int) -> int:
+def _flops(layer: keras.Layer, times: int) -> int:
     shape = built_shape(layer) if layer.built else ()
     if isinstance(layer, FactorizedMethods):
         return times * layer.plan_for(batch_size=1, merged=True).flops
@@ -87,18 +88,18 @@ def _flops(layer, times: int) -> int:
     return times * sum(2 * _entries(kernel) * _positions(layer, where) for kernel in kernels)
 
 
-def _kernel_shape(layer):
+def _kernel_shape(layer: keras.Layer) -> Any:
     """The kernel, or for a T-Basis layer an array of its shape; None for layers without one."""
     if isinstance(getattr(layer, "kernel_shape", None), tuple):
         return np.broadcast_to(np.int8(0), layer.kernel_shape)
     return getattr(layer, "kernel", None)
 
 
-def _entries(kernel) -> int:
+def _entries(kernel: Any) -> int:
     return 0 if kernel is None else math.prod(kernel.shape)
 
 
-def _positions(layer, shape) -> int:
+def _positions(layer: keras.Layer, shape: Any) -> int:
     """How many positions of one example the kernel is applied to."""
     extents = filled(shape[1:])
     channels = 0 if getattr(layer, "data_format", None) == "channels_first" else len(extents) - 1

@@ -10,6 +10,7 @@ import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from keras_tensornet import formats, validation
 from keras_tensornet.decompositions.shares import NORMS, energy_share
@@ -56,7 +57,14 @@ class Space:
     energy_norm: str = "frobenius"
 
     @classmethod
-    def of(cls, names, rank, energy, basis_size, energy_norm="frobenius") -> Space:
+    def of(
+        cls,
+        names: str | Iterable[str],
+        rank: tuple[int, int],
+        energy: tuple[float, float] | None,
+        basis_size: tuple[int, int],
+        energy_norm: str = "frobenius",
+    ) -> Space:
         """Check the arguments of a hypermodel.
 
         Raises:
@@ -79,7 +87,7 @@ class Space:
             validation.one_of("energy_norm", energy_norm, NORMS),
         )
 
-    def choose(self, hp, groups: Iterable[str], trained: bool) -> Choice:
+    def choose(self, hp: Any, groups: Iterable[str], trained: bool) -> Choice:
         """Declare the hyperparameters, conditional on the format, and read the chosen ones.
 
         Args:
@@ -95,7 +103,7 @@ class Space:
                 choices[name] = self._choice(hp, name, groups, trained)
         return choices[chosen_format]
 
-    def _choice(self, hp, name: str, groups: tuple[str, ...], trained: bool) -> Choice:
+    def _choice(self, hp: Any, name: str, groups: tuple[str, ...], trained: bool) -> Choice:
         if name == TBASIS:
             size = _integer(hp, "tbasis_size", self.basis_size)
             return Choice(name, size=size, rank=_integer(hp, "tbasis_rank", self.rank))
@@ -109,7 +117,7 @@ class Space:
         return Choice(name, "rank", values)
 
 
-def group_names(per_layer, paths: Iterable[str]) -> dict[str, str]:
+def group_names(per_layer: Any, paths: Iterable[str]) -> dict[str, str]:
     """The group of every layer.
 
     Args:
@@ -126,7 +134,7 @@ def group_names(per_layer, paths: Iterable[str]) -> dict[str, str]:
     return {path: str(per_layer(path)) for path in paths}
 
 
-def check_per_layer(per_layer) -> bool | str | Callable[[str], str]:
+def check_per_layer(per_layer: Any) -> bool | str | Callable[[str], str]:
     """Return the argument, or raise an error that says what it may be."""
     if isinstance(per_layer, bool) or per_layer == "stage" or callable(per_layer):
         return per_layer
@@ -146,7 +154,7 @@ def stage_of(path: str) -> str:
     return found[1] if found else path
 
 
-def _range(name: str, value, check) -> tuple | list:
+def _range(name: str, value: Any, check: Any) -> tuple[Any, ...] | list[Any]:
     if isinstance(value, list):
         if not value:
             raise ValueError(
@@ -175,7 +183,7 @@ def _named(what: str, group: str) -> str:
     return f"{what}/{group}" if group else what
 
 
-def _integer(hp, name: str, limits: tuple | list) -> int:
+def _integer(hp: Any, name: str, limits: tuple[Any, ...] | list[Any]) -> int:
     if limits[0] == limits[-1]:
         return hp.Fixed(name, limits[0])
     if isinstance(limits, list):
@@ -183,7 +191,7 @@ def _integer(hp, name: str, limits: tuple | list) -> int:
     return hp.Int(name, *limits, sampling="log")
 
 
-def _number(hp, name: str, limits: tuple | list) -> float:
+def _number(hp: Any, name: str, limits: tuple[Any, ...] | list[Any]) -> float:
     if limits[0] == limits[-1]:
         return hp.Fixed(name, limits[0])
     if isinstance(limits, list):

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_tensornet.rewriting.walker import is_graph
+from keras_tensornet.rewriting.composites import is_graph
 
 # More features than this cost time and say little new.
 MOST_ENDS = 12
