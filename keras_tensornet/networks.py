@@ -289,6 +289,32 @@ def _hangs_together(part: int, pairs: list[list[int]]) -> bool:
     return reached == part
 
 
+def matrix_rank(network: Network) -> int:
+    """The largest rank that the kernel, as a matrix (inputs, outputs), can have.
+
+    The smallest product of labels that have to be cut so that no way leads from the inputs (and
+    spatial modes) to the outputs.
+
+    >>> net = Network.parse("i0 a, a i1 b, b o0", dict(i0=4, i1=4, o0=8, a=3, b=2))
+    >>> matrix_rank(net)
+    2
+    """
+    rows = {*network.in_labels, *(label for label, _ in network.spatial)} - {network.group_label}
+    columns = set(network.out_labels) - {network.group_label}
+    limit = min(network.count(rows), network.count(columns))
+    if len(network.cores) > MOST_CORES_TO_CUT:
+        return limit
+    for left in range(1 << len(network.cores)):
+        near: set[str] = set()
+        far: set[str] = set()
+        for place, core in enumerate(network.cores):
+            (near if left >> place & 1 else far).update(core)
+        # Cores on the left belong to the inputs: their outputs are cut, as bonds to the right are.
+        cut = (near & far & {*network.bonds}) | (far & rows) | (near & columns)
+        limit = min(limit, network.count(cut))
+    return limit
+
+
 def clip_ranks(network: Network) -> Network:
     """The network with each bond cut to what its modes allow; warns where it cuts.
 

@@ -22,6 +22,7 @@ import numpy as np
 from keras_tensornet import formats, ranks
 from keras_tensornet.compression.choosing.costs import Costs
 from keras_tensornet.compression.choosing.subjects import Candidate, Form, Subject, Truncation
+from keras_tensornet.networks import matrix_rank
 
 # Relative errors at which decompositions are tried.
 TRIALS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
@@ -33,6 +34,8 @@ MOST_RANK = 4096
 TRUNCATIONS = 40
 # Relative difference of errors that is roundoff.
 SAME = 1e-6
+# A dense layer lets at least so many numbers through, and no more than a share of its short side.
+NARROW, NARROW_SHARE = 4, 16
 # A layer of which less than this share of energy is kept counts as lost.
 LEAST_KEPT = 1e-6
 
@@ -73,14 +76,58 @@ def options_of(subject: Subject, forms: list[Form], budget: str, multiple: int) 
     for form in forms:
         if truncation is not None and truncation.form == form:
             continue
-        for trials in _trials(subject, form):
-            found += _denser(trials, multiple)
+        found += options_in(subject, form, multiple)
     dense = cost(subject.dense, budget)
     return [
         option
         for option in found
         if option.form is None
         or (cost(option.costs, budget) < dense and option.costs.params < subject.dense.params)
+    ]
+
+
+def options_in(subject: Subject, form: Form, multiple: int) -> list[Option]:
+    """The options of a layer in one form."""
+    return [option for trials in _trials(subject, form) for option in _denser(trials, multiple)]
+
+
+def least_rank(subject: Subject) -> int:
+    """What the rank of a layer's matrix must not fall below; 1 where nothing is asked.
+
+    A dense layer of rank 1 or 2 has a small error for its size and is good for nothing: it lets
+    one or two numbers through, and no training widens that. Cut into modes, its sides hold a
+    matrix of high rank in as many parameters, worse at first, and after training far better.
+    """
+    if subject.target.kind.family != "dense":
+        return 1
+    modes = subject.modes
+    return max(1, min(NARROW, modes.in_size // NARROW_SHARE, modes.out_size // NARROW_SHARE))
+
+
+def is_narrow(subject: Subject, form: Form | None, rank) -> bool:
+    """Whether a layer would let fewer numbers through than it has to."""
+    least = least_rank(subject)
+    return form is not None and least > 1 and matrix_rank(form.network(rank)[1]) < least
+
+
+def rank_of(candidate: Candidate) -> int:
+    """What the rank of the matrix that a decomposition stands for can be at most."""
+    return matrix_rank(candidate.network)
+
+
+def wider(options: list[Option], subject: Subject, forms: list[Form], budget: str, multiple: int):
+    """The options of a layer that are not narrow, those of further forms among them."""
+    more = [option for form in forms for option in options_in(subject, form, multiple)]
+    dense = subject.dense
+    cheaper = [
+        option
+        for option in more
+        if cost(option.costs, budget) < cost(dense, budget) and option.costs.params < dense.params
+    ]
+    return [
+        option
+        for option in [*options, *cheaper]
+        if not is_narrow(subject, option.form, option.rank)
     ]
 
 
@@ -220,7 +267,10 @@ def _truncations(subject: Subject, truncation: Truncation, multiple: int) -> lis
 
 
 def truncated(subject: Subject, budget: str, limit: float, multiple: int) -> Option | None:
-    """The truncated SVD of a layer of the largest rank that costs no more than a limit, if any."""
+    """The truncated SVD of a layer of the largest rank that costs no more than a limit.
+
+    None where there is none, or it is narrow (see `least_rank`).
+    """
     truncation = subject.truncation()
     if truncation is None:
         return None
@@ -230,13 +280,14 @@ def truncated(subject: Subject, budget: str, limit: float, multiple: int) -> Opt
         costs = Candidate(truncation.form, spelled, network, 0.0).costs
         return Option(truncation.form, spelled, costs, 0.0)
 
+    least = least_rank(subject)
     low, high = 0, min(truncation.sides) // multiple
     while low < high:
         middle = (low + high + 1) // 2
         costs = option(middle * multiple).costs
         fits = cost(costs, budget) <= limit and costs.params < subject.dense.params
         low, high = (middle, high) if fits else (low, middle - 1)
-    if not low:
+    if not low or low * multiple < least:
         return None
     error = subject.error_of_truncation(truncation, low * multiple)
     return replace(option(low * multiple), error=error**2)

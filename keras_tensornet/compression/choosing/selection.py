@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from keras_tensornet import formats
 from keras_tensornet.compression.choosing import budgets, rules
@@ -20,6 +21,7 @@ GROWS = "would grow"
 ROUNDS = 6
 TOO_SMALL = "no rank fits"
 TRUNCATED = "a truncated SVD loses less"
+CUT = "sides cut into modes, whole ones would leave it a rank below {least}"
 RULE_NAMES = ("rank", "energy", "eps", "share")
 
 Report = Callable[[str], None]
@@ -46,6 +48,7 @@ class Selection:
         self.weigh = weigh  # sets the weights of layers that share a budget
         self.found: dict[str, tuple[Subject, Candidate]] = {}
         self.forms: dict[str, list[Form]] = {}
+        self.cut: dict[str, list[Form]] = {}  # those with sides cut into modes, where wanted
         self.notes: dict[str, str] = {}
         self.remarks: dict[str, str] = {}
         # The layers that share a budget with their options, and what the others take of it.
@@ -62,6 +65,7 @@ class Selection:
         forms = self.forms = {subject.path: self._forms(subject) for subject in subjects}
         for subject in subjects:
             subject.truncation()  # makes layers, so before the threads start
+        self._prepare_cuts(subjects)
         ready = [subject for subject in subjects if forms[subject.path]]
         local = [s for s in ready if not self.rule.is_budget or s.path in self.overrides]
         for subject, candidate in self._each(
@@ -125,7 +129,10 @@ class Selection:
                     raise
         if rule.name == "share":
             best = min(found, key=lambda candidate: candidate.error, default=None)
-            return best if self._has_settings(subject) else self._or_truncated(subject, best, rule)
+            if self._has_settings(subject):
+                return best
+            best = self._or_truncated(subject, best, rule)
+            return self._or_cut(subject, best, rule)
         return min(found, key=lambda candidate: candidate.params)
 
     def _or_truncated(self, subject: Subject, best: Candidate | None, rule: Rule):
@@ -137,6 +144,33 @@ class Selection:
         if best is not None and best.error**2 <= option.error * (1 + budgets.SAME):
             return best
         return subject.decompose(option.form, rank=option.rank)
+
+    def _or_cut(self, subject: Subject, best: Candidate | None, rule: Rule) -> Candidate | None:
+        """A decomposition, or one with the sides cut into modes where that one is narrow."""
+        if best is None or not budgets.is_narrow(subject, best.form, best.rank):
+            return best
+        found = []
+        for form in self._cut_forms(subject):
+            with suppress(ValueError):  # no rank fits
+                found.append(rules.candidate_by_rule(subject, form, rule))
+        # Where all are narrow, the widest: every format has a size below which it has to be.
+        ranks = [min(budgets.rank_of(one), budgets.least_rank(subject)) for one in [best, *found]]
+        wide = [one for one, rank in zip([best, *found], ranks, strict=True) if rank == max(ranks)]
+        return min(wide, key=lambda candidate: candidate.error)
+
+    def _cut_forms(self, subject: Subject) -> list[Form]:
+        """The forms of a layer with sides that are cut into modes."""
+        return self.cut.get(subject.path, [])
+
+    def _prepare_cuts(self, subjects: list[Subject]) -> None:
+        """Make the forms with cut sides, before the threads start, as that builds layers."""
+        for subject in subjects:
+            if budgets.least_rank(subject) > 1 and not self._has_settings(subject):
+                self.cut[subject.path] = [
+                    form
+                    for plain in self.forms[subject.path]
+                    if (form := subject.cut_form(plain)) is not None
+                ]
 
     def _try_options(self, subjects: list[Subject], forms: dict) -> None:
         """What each of the layers that share the budget may become, and what that costs."""
@@ -160,7 +194,7 @@ class Selection:
         """
         subjects, options = self.shared
         budget -= self.reserved
-        chosen = self._spend(subjects, options, budget)
+        chosen = self._wide(subjects, options, budget)
         for subject in subjects:
             for kept in (self.found, self.notes, self.remarks):
                 kept.pop(subject.path, None)
@@ -210,6 +244,41 @@ class Selection:
             for subject, option, candidate in zip(subjects, chosen, found, strict=True)
         ]
 
+    def _wide(self, subjects: list[Subject], options: list, budget: float) -> list:
+        """Options within the budget, of which those of dense layers are not narrow if can be.
+
+        Sides are cut into modes only where a choice was narrow, since trials of that take time.
+        """
+        name, multiple, options = self.rule.name, self.rule.multiple, list(options)
+        chosen, widened = self._spend(subjects, options, budget), set()
+        while True:
+            narrow = [
+                place
+                for place, (subject, option) in enumerate(zip(subjects, chosen, strict=True))
+                if place not in widened
+                and subject.path in self.cut
+                and budgets.is_narrow(subject, option.form, option.rank)
+            ]
+            if not narrow:
+                return chosen
+            found = decompose_each(
+                narrow,
+                lambda place: budgets.wider(
+                    options[place],
+                    subjects[place],
+                    self._cut_forms(subjects[place]),
+                    name,
+                    multiple,
+                ),
+            )
+            for place, wide in found:
+                options[place] = wide
+            widened |= set(narrow)
+            try:
+                chosen = self._spend(subjects, options, budget)
+            except budgets.BudgetTooSmall:  # narrow layers are all that it pays for
+                return chosen
+
     def _spend(self, subjects: list[Subject], options: list, budget: float) -> list:
         """Options within the budget: what a choice guessed is measured, then it is made anew."""
         weights = [subject.weight for subject in subjects]
@@ -252,7 +321,9 @@ class Selection:
             self.notes[subject.path] = GROWS
         else:
             self.found[subject.path] = (subject, candidate)
-            if self.format != AUTO and candidate.form not in self.forms[subject.path]:
+            if candidate.form in self._cut_forms(subject):
+                self.remarks[subject.path] = CUT.format(least=budgets.least_rank(subject))
+            elif self.format != AUTO and candidate.form not in self.forms[subject.path]:
                 self.remarks[subject.path] = TRUNCATED
 
     def _each(self, subjects: list[Subject], work: Callable):

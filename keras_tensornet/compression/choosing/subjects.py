@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -194,6 +195,19 @@ class Subject:
             if workload is not None:
                 self.dense = Costs.of_dense(holder.network, self.dense.params, workload)
         return self.forms[key]
+
+    def cut_form(self, form: Form) -> Form | None:
+        """A form whose sides are whole because the kernel is a trained one, with them cut into
+        modes; None for a form of which they are cut already, or cannot be.
+        """
+        plain = self.target.kind.arguments(self.target.layer, form.format)
+        sides = [name for name in ("in_modes", "out_modes") if plain.get(name) == 1]
+        if not sides:
+            return None
+        with suppress(ValueError, TypeError):
+            found = self.form(form.format, dict.fromkeys(sides))
+            return None if found.modes == form.modes else found
+        return None
 
     def dense_costs(self) -> Costs:
         """The costs of the dense kernel with FLOPs and time."""
