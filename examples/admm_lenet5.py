@@ -55,6 +55,7 @@ def study(arguments, results: Path, cache: Path) -> admm_study.Study:
         "every": 3 if arguments.smoke else 117,  # four updates in an epoch
         "format": "ttm",
         "calibration_images": 200 if arguments.smoke else 1000,
+        "recovery_epochs": 1 if arguments.smoke else 30,
     }
 
     def trained(seed):

@@ -32,6 +32,7 @@ RESULTS = ROOT / "docs" / "results" / "admm_resnet20.json"
 MODEL = ROOT.parent / "shared" / "pretrained" / "resnet20_cifar10.keras"
 PAPER = {4.5: 0.9147, 6.8: 0.9103}
 BATCH = 128
+ARMS = ("direct", "calibrated", "admm", "pull")
 
 
 class Augmented(keras.utils.PyDataset):
@@ -76,6 +77,7 @@ def study(arguments, results: Path) -> admm_study.Study:
         "every": 1 if arguments.smoke else 98,  # four updates in an epoch
         "format": arguments.format,
         "calibration_images": 64 if arguments.smoke else 1000,
+        "recovery_epochs": 1 if arguments.smoke else 30,
     }
 
     def trained(seed):
@@ -128,9 +130,10 @@ def main() -> None:
         task = "resnet8 on noise"
         if not arguments.report:
             runs = study(arguments, results)
+            arms = ("direct", "pull") if arguments.smoke else ARMS
             for seed in range(arguments.seeds):
                 for ratio in (4.5,) if arguments.smoke else PAPER:
-                    for arm in ("direct", "calibrated", "admm", "pull"):
+                    for arm in arms:
                         runs.run(arm, seed, ratio)
         if not arguments.smoke:
             task = "resnet20 on cifar10"

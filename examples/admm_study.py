@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import records
 
-from keras_tensornet.compression import compress_model, plan_compression
+from keras_tensornet.compression import RecoverySettings, compress_model, plan_compression
 from keras_tensornet.files import write_whole
 from keras_tensornet.ranks import rank_for_share
 from keras_tensornet.training import ADMM
@@ -50,7 +50,8 @@ class Study:
     Attributes:
         results: the file of the runs.
         settings: what all runs share, plain values: `format`, `epochs` of each phase, `rho`,
-            `adaptive_rho`, `every`, `calibration_images`, and whatever else makes runs comparable.
+            `adaptive_rho`, `every`, `calibration_images`, `recovery_epochs`, and whatever else
+            makes runs comparable.
         trained: `seed -> model`, the dense network after its own training.
         compile: `(model, epochs, penalised)`, compiles for a phase of so many epochs; `penalised`
             says whether it is the phase with the penalty in the loss.
@@ -84,7 +85,7 @@ class Study:
 
     def settings_of(self, arm: str) -> dict:
         """The settings that count for an arm. Runs of the first four arms are recorded with all."""
-        new = ("calibration_images",)
+        new = ("calibration_images", "recovery_epochs")
         left = {"pull": (*PENALTY, *new), "calibrated": PENALTY}.get(arm, new)
         return {name: value for name, value in self.settings.items() if name not in left}
 
@@ -108,7 +109,9 @@ class Study:
     def _calibrated(self, model, ratio) -> dict:
         images = self.images[: self.settings["calibration_images"]]
         left = self.settings["epochs"]["admm"] + self.settings["epochs"]["finetune"]
+        recover = RecoverySettings(epochs=self.settings["recovery_epochs"], seconds=None)
         arguments = {**self.plan, "params": 1 / ratio, "calibration_data": images}
+        arguments["recover"] = recover
         return self._finetuned(model, compress_model(model, **arguments), left)
 
     def _admm(self, model, ratio) -> dict:
