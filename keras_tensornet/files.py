@@ -110,6 +110,94 @@ def write_folder(
         shutil.rmtree(old.parent)
 
 
+def write_together(
+    path: str | os.PathLike[str],
+    write: Callable[[Path], object],
+    companions: tuple[str, ...],
+    replaceable: Callable[[Path], str | None],
+) -> None:
+    """Let `write` make a file and companions of the same stem, then put them in place as one.
+
+    What is there is replaced together: the old files move into a folder beside, `.replaced-...`,
+    the named one first, and the new one comes last, so that it never stands beside companions that
+    are not its own. If anything fails before the end, all is as it was; if the program is stopped
+    meanwhile, the old files are whole in that folder.
+
+    Args:
+        path: of the file; its parent must exist. Of a link, the file that it leads to.
+        write: called with a path of the same name in a temporary folder.
+        companions: suffixes of the other files, such as `(".bin",)`.
+        replaceable: says why what is there must not be replaced, or None if it may be, such as
+            `foreign_to_openvino`.
+
+    Raises:
+        FileExistsError: if there is something that is not replaced; before anything is written,
+            and again if it has changed meanwhile.
+        FileNotFoundError: if the parent folder does not exist.
+        OSError: if it cannot be written.
+    """
+    main = _target(path)
+    check_together(path, companions, replaceable)
+    names = [main.name, *(main.with_suffix(suffix).name for suffix in companions)]
+    with _beside(main) as unfinished:
+        write(Path(unfinished, main.name))
+        if missing := [name for name in names if not Path(unfinished, name).is_file()]:
+            raise FileNotFoundError(f"Of what was to be written, {', '.join(missing)} is missing.")
+        check_together(path, companions, replaceable)
+        old = Path(tempfile.mkdtemp(prefix=REPLACED, dir=main.parent))
+        moves = [(main.parent / name, old / name) for name in names]
+        moves = [(here, there) for here, there in moves if here.exists()]
+        for here, _ in moves:
+            shutil.copymode(here, Path(unfinished, here.name))
+        moves += [(Path(unfinished, name), main.parent / name) for name in reversed(names)]
+        _move_all(moves, old)
+        shutil.rmtree(old)
+
+
+def _move_all(moves: list[tuple[Path, Path]], old: Path) -> None:
+    """Rename files one after another; if one fails, those before it go back, and `old` goes."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            done.append((source, target))
+            os.rename(source, target)
+    except BaseException:
+        for source, target in reversed(done):
+            if target.exists() and not source.exists():
+                os.rename(target, source)
+        with contextlib.suppress(OSError):
+            old.rmdir()  # only if it is empty
+        raise
+
+
+def check_together(
+    path: str | os.PathLike[str],
+    companions: tuple[str, ...],
+    replaceable: Callable[[Path], str | None],
+) -> None:
+    """Raise FileExistsError if there is something that `write_together` would not replace."""
+    main = _target(path)
+    places = [main, *(main.with_suffix(suffix) for suffix in companions)]
+    there = [place for place in places if os.path.lexists(place)]
+    wrong = [place for place in there if not place.is_file()]
+    reason = f"'{wrong[0]}' is no plain file" if wrong else None
+    if there and reason is None:
+        reason = replaceable(main)
+    if reason is not None:
+        raise FileExistsError(
+            f"'{path}' is not replaced: {reason}. Choose another path, or remove it yourself."
+        )
+
+
+def foreign_to_openvino(path: Path) -> str | None:
+    """Why `model.xml` and `model.bin` are no exported model, or None if they are."""
+    if not path.is_file():
+        return f"there is a '{path.with_suffix('.bin').name}' without it, which may be another's"
+    with open(path, "rb") as file:
+        beginning = file.read(4096)
+    return None if b"<net " in beginning else "it is no OpenVINO model"
+
+
 def check_replaceable(
     path: str | os.PathLike[str], replaceable: Callable[[Path], str | None] | None = None
 ) -> None:

@@ -20,6 +20,8 @@ DELETES = {"rmtree", "unlink", "removedirs", "rmdir", "rename", "renames", "mkst
 DELETES |= {"NamedTemporaryFile", "TemporaryDirectory", "copytree", "copyfile", "touch"}
 WRITES = {"write_text", "write_bytes", "save", "savez", "savez_compressed", "savefig", "print_png"}
 WRITES |= {"save_weights", "save_img", "export", "write_out", "tofile"}
+# Traces a model and writes nothing.
+TRACES = {("torch.export", "export")}
 MODULES = {("os", "remove"), ("os", "replace"), ("shutil", "move")}
 # A process of its own, which is given the path of its outputs.
 OUTSIDE = ("export/clean_process.py", "files.py")
@@ -33,7 +35,7 @@ def writes_of(tree):
         function = node.func
         name = getattr(function, "attr", getattr(function, "id", ""))
         owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
-        where = [owner, *(ast.unparse(argument) for argument in node.args[:1])]
+        where = [owner, *(ast.unparse(argument) for argument in node.args[:2])]
         given_one = any(
             isinstance(part, ast.Name) and part.id in ("temporary", "opened")
             for text in where
@@ -44,6 +46,8 @@ def writes_of(tree):
         opens = name == "open" and any(set(str(mode)) & set("wax+") for mode in modes)
         ours = isinstance(function, ast.Name) and name == "write_text"
         deletes = name in DELETES or (owner, name) in MODULES
+        if (owner, name) in TRACES:
+            continue
         if deletes or ((opens or name in WRITES) and not given_one and not ours):
             yield node.lineno, ast.unparse(node)
 

@@ -1,4 +1,4 @@
-"""`keras-tensornet export`: a `.keras` model as SavedModel, LiteRT, ONNX or plain Keras."""
+"""`keras-tensornet export`: a `.keras` model as a file for another runtime, or plain Keras."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from keras_tensornet.commands.console import quiet_start
 from keras_tensornet.commands.errors import CommandError
 
 # By the suffix of the output, where `--format` is not given; a folder is a SavedModel.
-BY_SUFFIX = {".tflite": "litert", ".onnx": "onnx", ".keras": "keras", "": "tf_saved_model"}
+BY_SUFFIX = {
+    ".tflite": "litert",
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    ".pt2": "torch",
+    ".keras": "keras",
+    "": "tf_saved_model",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=sorted(BY_SUFFIX.values()),
-        help="by default from the suffix of PATH: .tflite, .onnx, .keras, none for a SavedModel",
+        help="by default from the suffix of PATH: .tflite, .onnx, .xml (OpenVINO), .pt2 (PyTorch; "
+        "set KERAS_BACKEND=torch), .keras, none for a SavedModel",
     )
     parser.add_argument(
         "--as",
@@ -70,8 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
     format = arguments.format or BY_SUFFIX.get(arguments.output.suffix)
     if format is None:
         raise CommandError(
-            f"{arguments.output} has a suffix of no format. Use .tflite, .onnx, .keras or none, or "
-            "give --format."
+            f"{arguments.output} has a suffix of no format. Use .tflite, .onnx, .xml, .pt2, .keras "
+            "or none, or give --format."
         )
     model = load(arguments.model)
     from keras_tensornet.export import export_model

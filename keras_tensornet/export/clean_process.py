@@ -5,7 +5,7 @@ package, and the package is blocked before any other library is imported:
 
     python -c TEXT FORMAT FILE INPUTS OUTPUTS BATCH BLOCK MEASURING
 
-    FORMAT   "tf_saved_model", "litert", "onnx" or "keras"
+    FORMAT   "tf_saved_model", "litert", "onnx", "openvino", "torch" or "keras"
     FILE     the exported file or folder
     INPUTS   .npz, a batch of each named input
     OUTPUTS  .npz that is written: each output, and "seconds_per_call", a median
@@ -90,6 +90,35 @@ def load_onnx(file: str) -> Run:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def load_openvino(file: str) -> Run:
+    """OpenVINO on the CPU, in float32 also where the processor has shorter floats."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(file, "CPU", settings)
+    names = [output.get_any_name() for output in compiled.outputs]
+
+    def run(inputs: Arrays) -> Arrays:
+        outputs = compiled(inputs)
+        return {name: outputs[place].copy() for place, name in enumerate(names)}
+
+    return run
+
+
+def load_torch(file: str) -> Run:
+    """A program of `torch.export`, which takes its inputs in order."""
+    import torch
+
+    module = torch.export.load(file).module()
+
+    def run(inputs: Arrays) -> Arrays:
+        with torch.no_grad():
+            outputs = module(*(torch.from_numpy(value) for value in inputs.values()))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    return run
 
 
 def load_keras(file: str) -> Run:

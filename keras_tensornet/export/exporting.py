@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,19 +13,41 @@ import keras
 import numpy as np
 
 from keras_tensornet import validation
-from keras_tensornet.export import forms, verification, writers
+from keras_tensornet.export import forms, runtimes, verification, writers
 from keras_tensornet.files import (
     check_replaceable,
+    check_together,
+    foreign_to_openvino,
     foreign_to_saved_model,
     write_folder,
+    write_together,
     write_whole,
 )
 from keras_tensornet.reading import read_inputs
 from keras_tensornet.shapes import with_batch
 
-FORMATS = ("tf_saved_model", "litert", "onnx", "keras")
-SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "keras": ".keras"}
-QUANTIZED = {"litert": ("int8", "float16"), "keras": ("int8",)}
+FORMATS = ("tf_saved_model", "litert", "onnx", "openvino", "torch", "keras")
+SUFFIXES = {
+    "litert": ".tflite",
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "torch": ".pt2",
+    "keras": ".keras",
+}
+QUANTIZED = {"litert": ("int8", "float16"), "openvino": ("float16",), "keras": ("int8",)}
+# Keras' backends that can write a format, where not all can, and the packages beside them: their
+# modules, and the extra that installs them.
+BACKENDS = {
+    "tf_saved_model": ("tensorflow",),
+    "litert": ("tensorflow",),
+    "onnx": ("tensorflow",),
+    "openvino": ("tensorflow", "torch"),
+    "torch": ("torch",),
+}
+BACKEND_NAMES = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
+PACKAGES = {"onnx": (("tf2onnx", "onnxruntime"), "export"), "openvino": (("openvino",), "openvino")}
+# What stands beside the file.
+COMPANIONS = {"openvino": (".bin",)}
 # Largest difference allowed, relative to the largest output: float32 sums in another order;
 # weights of 11 bits; weights, and activations where they are calibrated, of 8 bits.
 TOLERANCE = {None: 1e-4, "float16": 1e-2, "int8": 0.25}
@@ -105,14 +128,17 @@ def export_model(
     Args:
         model: a built Sequential or Functional model, factorized layers in it or not.
         path: of the file or, for a SavedModel, the folder. LiteRT files end in ".tflite", the
-            others in ".onnx" and ".keras".
-        format: "tf_saved_model", "litert", "onnx" or "keras".
+            others in ".onnx", ".xml" (OpenVINO; the weights are beside it, in ".bin"), ".pt2"
+            (PyTorch) and ".keras".
+        format: "tf_saved_model", "litert", "onnx", "openvino", "torch" or "keras". "torch" needs
+            Keras' PyTorch backend, "openvino" that or TensorFlow's, the first three TensorFlow's.
         as_: "factorized" ships each layer frozen in its fastest plan for `batch_size`, which may be
             the dense one (a `.keras` file keeps the cores); "dense" ships merged kernels in plain
             layers; "stock" ships each layer as its chain of stock layers; "auto" chooses between
             the first two, see `choose_form`.
         quantize: for LiteRT "float16" (weights) or "int8" (weights, and activations if there is
-            `calibration_data`); for Keras "int8" (`model.quantize`; not factorized).
+            `calibration_data`); for OpenVINO "float16"; for Keras "int8" (`model.quantize`; not
+            factorized).
         batch_size: that will be served: plans are made and latency is measured for it. The exported
             batch dimension stays open.
         endpoints: further signatures of a SavedModel: name to the name of a layer whose output is
@@ -125,15 +151,17 @@ def export_model(
             1e-2 for float16 and 0.25 for int8.
         verify: False writes without a check.
         overwrite: True replaces the file at `path`, once the new one has passed its check. A folder
-            is replaced only if it is a SavedModel and holds nothing else.
+            is replaced only if it is a SavedModel and holds nothing else, `.xml` with `.bin` only
+            if they are an OpenVINO model.
 
     Returns:
         What was written and measured; prints as three lines.
 
     Raises:
-        FileExistsError: if there is something at `path` and `overwrite` is False, or a folder that
-            is not only a SavedModel; before anything is written.
+        FileExistsError: if there is something at `path` and `overwrite` is False, or something that
+            is never replaced; before anything is written.
         ValueError, TypeError: for arguments that do not go together; before anything is written.
+        ImportError: if a package is missing; before anything is written.
         RuntimeError: if the backend cannot write the format, or the exported file does not run or
             differs; nothing is left behind.
     """
@@ -147,7 +175,7 @@ def export_model(
             f"quantize={quantize!r}. Use as_='dense' or format='litert'."
         )
     exported = forms.in_form(model, form, batch_size, format)
-    if format == "litert":
+    if format in forms.UNROLLED:
         exported = forms.unrolled(exported, model)
     inputs = _inputs("samples", model, samples)
     expected = [
@@ -174,6 +202,8 @@ def export_model(
 
     if format == "tf_saved_model":
         write_folder(path, write, foreign_to_saved_model if overwrite else None)
+    elif format in COMPANIONS:
+        write_together(path, write, COMPANIONS[format], foreign_to_openvino)
     else:
         write_whole(path, write)
     return ExportReport(
@@ -181,7 +211,7 @@ def export_model(
         format,
         form,
         quantize,
-        _bytes(path),
+        sum(_bytes(place) for place in _places(path, format)),
         scale=scale,
         batch_size=batch_size,
         alone=format != "keras" or not forms.needs_package(exported),
@@ -226,9 +256,10 @@ def _check_arguments(
     suffix = SUFFIXES.get(format, "")
     if Path(path).suffix != suffix and suffix:
         raise ValueError(f"A {format} file ends in {suffix!r}. Received: {os.fspath(path)!r}.")
-    if Path(path).exists() and not overwrite:
+    there = [place for place in _places(Path(path), format) if place.exists()]
+    if there and not overwrite:
         raise FileExistsError(
-            f"There is something at {os.fspath(path)!r} already, and nothing is overwritten. "
+            f"There is something at {os.fspath(there[0])!r} already, and nothing is overwritten. "
             "Choose another path, remove it, or give overwrite=True."
         )
     if format == "tf_saved_model":
@@ -240,24 +271,29 @@ def _check_arguments(
         )
     if not Path(path).resolve().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {Path(path).resolve().parent} to write into.")
+    if format in COMPANIONS:
+        check_together(path, COMPANIONS[format], foreign_to_openvino)
+    _require(format)
+
+
+def _require(format: str) -> None:
+    """Raise if the backend or a package is not what a format needs."""
     backend = keras.backend.backend()
-    if format != "keras" and backend != "tensorflow":
+    able = BACKENDS.get(format, (backend,))
+    if backend not in able:
+        names = " or ".join(BACKEND_NAMES[name] for name in able)
         raise RuntimeError(
-            f"Writing {format} needs Keras' TensorFlow backend. Received: {backend}. Save the "
-            "model as `.keras`, and export it in a process with KERAS_BACKEND=tensorflow."
+            f"Writing {format} needs Keras' {names} backend. Received: {backend}. Save the "
+            f"model as `.keras`, and export it in a process with KERAS_BACKEND={able[0]}."
         )
-    if format == "onnx":
-        _require_onnx()
-
-
-def _require_onnx() -> None:
+    modules, extra = PACKAGES.get(format, ((), ""))
     try:
-        import onnxruntime  # noqa: F401
-        import tf2onnx  # noqa: F401
+        for module in modules:
+            importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"Writing and checking ONNX needs tf2onnx and onnxruntime ({error}). Install them "
-            'with: python -m pip install "keras-tensornet[export]"'
+            f"Writing and checking {format} needs {' and '.join(modules)} ({error}). Install "
+            f'with: python -m pip install "keras-tensornet[{extra}]"'
         ) from error
 
 
@@ -275,6 +311,10 @@ def _write(
         writers.write_litert(model, path, quantize, calibration)
     elif format == "onnx":
         writers.write_onnx(model, path)
+    elif format == "openvino":
+        runtimes.write_openvino(model, path, quantize)
+    elif format == "torch":
+        runtimes.write_torch(model, path)
     else:
         writers.write_keras(writers.quantized_keras(model) if quantize else model, path)
 
@@ -291,8 +331,8 @@ def _verify(
     blocked = format != "keras" or not forms.needs_package(model)
     found = verification.run_fresh(format, path, inputs, batch_size, blocked)
     in_order = list(found.outputs.values())
-    if format in ("tf_saved_model", "litert"):
-        # These sort outputs by name; a dict's order is lost.
+    if format in ("tf_saved_model", "litert", "torch"):
+        # These may sort outputs by name; a dict's order is lost.
         names = writers.output_names(model)
         in_order = [found.outputs[name] for name in names if name in found.outputs]
     return {
@@ -325,6 +365,11 @@ def _default(tensor: Any, rng: np.random.Generator) -> np.ndarray:
     if not keras.backend.is_float_dtype(tensor.dtype):
         return np.zeros(shape, tensor.dtype)
     return rng.normal(size=shape).astype(tensor.dtype)
+
+
+def _places(path: Path, format: str) -> list[Path]:
+    """The file or folder, and what stands beside it."""
+    return [path, *(path.with_suffix(suffix) for suffix in COMPANIONS.get(format, ()))]
 
 
 def _bytes(path: Path) -> int:

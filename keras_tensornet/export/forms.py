@@ -1,6 +1,6 @@
 """What is shipped: the cores, the merged kernels, or stock layers; and which of these is best.
 
-SavedModel, LiteRT and ONNX files are frozen when they are written: for the serving batch each
+All files but `.keras` are frozen when they are written: for the serving batch each
 layer gets the plan that is fastest once its kernels are merged, and the file holds those kernels.
 The dense layer is one of the plans, so these files are never slower, and nothing is merged in a
 request. Only a T-Basis stays as it is: its size is what it is for, and "dense" is the fast form.
@@ -21,7 +21,9 @@ from keras_tensornet.serving.freezing import factorized_layers
 
 FORMS = ("factorized", "dense", "stock")
 AUTO = "auto"
-MERGED_WHEN_WRITTEN = ("tf_saved_model", "litert", "onnx")
+# LiteRT's plain interpreter has no loops, PyTorch traces none, OpenVINO converts not all of Keras'.
+UNROLLED = ("litert", "openvino", "torch")
+MERGED_WHEN_WRITTEN = ("tf_saved_model", "litert", "onnx", "openvino", "torch")
 
 
 def choose_form(model: keras.Model, format: str = "tf_saved_model") -> str:
@@ -75,7 +77,7 @@ def in_form(
 
 
 def unrolled(model: keras.Model, given: keras.Model) -> keras.Model:
-    """The model with its recurrent layers unrolled: LiteRT's plain interpreter has no loops.
+    """The model with its recurrent layers unrolled, for formats without loops.
 
     Args:
         model: in its form; changed in place unless it is the given one.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,9 @@ def write_litert(
 
     signature = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in input_specs(model)]
     holder = tf.Module()
-    holder.serve = tf.function(_constant(model), input_signature=signature)
-    function = _traced(holder.serve, model)
+    holder.serve = tf.function(constant_function(model), input_signature=signature)
+    with lengths_known(model):
+        function = holder.serve.get_concrete_function()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
@@ -138,6 +140,42 @@ def serving_function(model: keras.Model) -> Callable[..., Any]:
         return dict(zip(names, outputs, strict=True))
 
     return serve
+
+
+def constant_function(model: keras.Model) -> Callable[..., Any]:
+    """The serving function with the weights as constants, which converters can fold."""
+    serve = serving_function(model)
+    values = [
+        (variable, keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(variable)))
+        for variable in model.variables
+    ]
+
+    def constant(*inputs: Any) -> Any:
+        with keras.StatelessScope(state_mapping=values):
+            return serve(*inputs)
+
+    return constant
+
+
+@contextmanager
+def lengths_known(model: keras.Model) -> Iterator[None]:
+    """While a model is traced whose recurrent layers are unrolled: errors of unknown lengths.
+
+    Raises:
+        ValueError: if the length of a sequence is not known.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not any(words in str(error) for words in ("Unrolling requires", "Cannot unroll")):
+            raise
+        layers = model._flatten_layers(include_self=False)
+        names = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN)]
+        raise ValueError(
+            "Files of this format have no loops, so recurrent layers are unrolled, and the "
+            f"length of their sequences is not known. Received: layers {', '.join(names)}. Give "
+            "the model's input a length, keras.Input((length, ...)), or use another format."
+        ) from error
 
 
 def endpoint_function(model: keras.Model, name: str, endpoint: Endpoint) -> Callable[..., Any]:
@@ -200,37 +238,6 @@ def quantized_keras(model: keras.Model) -> keras.Model:
         )
     model.quantize("int8")
     return model
-
-
-def _traced(serve: Any, model: keras.Model) -> Any:
-    """The concrete function, whose recurrent layers are unrolled."""
-    try:
-        return serve.get_concrete_function()
-    except ValueError as error:
-        if not any(words in str(error) for words in ("Unrolling requires", "Cannot unroll")):
-            raise
-        layers = model._flatten_layers(include_self=False)
-        names = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN)]
-        raise ValueError(
-            "LiteRT's plain interpreter has no loops, so recurrent layers are unrolled, and the "
-            f"length of their sequences is not known. Received: layers {', '.join(names)}. Give "
-            "the model's input a length, keras.Input((length, ...)), or use another format."
-        ) from error
-
-
-def _constant(model: keras.Model) -> Callable[..., Any]:
-    """The serving function with the weights as constants, which the converter can fold."""
-    serve = serving_function(model)
-    values = [
-        (variable, keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(variable)))
-        for variable in model.variables
-    ]
-
-    def constant(*inputs: Any) -> Any:
-        with keras.StatelessScope(state_mapping=values):
-            return serve(*inputs)
-
-    return constant
 
 
 def _as_given(model: keras.Model) -> Any:

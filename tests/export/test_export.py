@@ -255,6 +255,8 @@ def test_auto_ships_frozen_plans_but_dense_layers_in_keras_files():
         "tf_saved_model": "factorized",
         "litert": "factorized",
         "onnx": "factorized",
+        "openvino": "factorized",
+        "torch": "factorized",
         "keras": "dense",
     }
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
