@@ -1,11 +1,13 @@
 """The documentation runs as printed, and every page can be found."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from tests import formats_table
+import keras_tensornet
+from tests import formats_table, reference
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -50,3 +52,15 @@ def test_links_between_files_lead_somewhere(page):
 def test_the_table_of_laws_is_the_one_that_is_tested():
     page = (DOCS / "laws.md").read_text(encoding="utf-8")
     assert formats_table.markdown() in page, "python -m tests.formats_table prints the new table"
+
+
+def test_the_reference_names_everything_public():
+    """Each name is a link, and the pages do not build where one leads nowhere."""
+    written = (DOCS / "reference.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^::: keras_tensornet\.([\w.]+)", written, re.MULTILINE))
+    shown = {"keras_tensornet." + room for room in listed}
+    for name in keras_tensornet.__all__:
+        value = getattr(keras_tensornet, name)
+        if inspect.ismodule(value):
+            assert value.__name__ in shown, f"the reference has no section on {name}"
+    assert reference.page() == written, "python -m tests.reference prints the new page"

@@ -72,8 +72,8 @@ def read_inputs(
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     >>> x = np.zeros((6, 4))
-    >>> [batch.shape for batch in read_inputs(model, [x[:1], x[1:]], 4).inputs()]
-    [(4, 4), (2, 4)]
+    >>> print(*(batch.shape for batch in read_inputs(model, [x[:1], x[1:]], 4).inputs()))
+    (4, 4) (2, 4)
     """
     return _read(model, data, batch_size, name, check, targets=False)
 

@@ -84,8 +84,8 @@ def share_basis(
     Examples:
 
     >>> kernels = [np.eye(4), 2 * np.eye(4)]
-    >>> [group.members for group in share_basis(kernels, [np.eye(4)] * 2, share=1.0)]
-    [(0, 1)]
+    >>> print(*(group.members for group in share_basis(kernels, [np.eye(4)] * 2, share=1.0)))
+    (0, 1)
     """
     share = validation.fraction("share", share)
     problem = _Problem(kernels, grams, share)

@@ -45,7 +45,7 @@ def all_layers():
 
 
 @pytest.mark.filterwarnings("ignore:Some ranks")
-@pytest.mark.parametrize("name, options", all_layers())
+@pytest.mark.parametrize("name, options", list(all_layers()))
 @pytest.mark.parametrize("implementation", ("factorized", "reconstructed"))
 def test_rows_are_those_of_the_merged_table(name, options, implementation):
     layer = built(name, implementation=implementation, **options)

@@ -79,7 +79,7 @@ def cases():
             yield pytest.param(name, options, id=f"{name}-{title.replace(' ', '_')}")
 
 
-@pytest.mark.parametrize("name, options", cases())
+@pytest.mark.parametrize("name, options", list(cases()))
 def test_outputs_equal_the_dense_layer_with_the_merged_kernels(name, options):
     layer = built(name, **options)
     dense = layer.to_dense_layer()
