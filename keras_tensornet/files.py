@@ -296,5 +296,10 @@ def _beside(target: Path) -> Iterator[str]:
             f"'{target}' cannot be written: its folder {target.parent} is read-only for you. "
             "Choose another path."
         ) from error
+    except OSError as error:
+        raise type(error)(
+            f"'{target}' cannot be written: nothing can be made in its folder {target.parent} "
+            f"({error.strerror or error}). Choose another path."
+        ) from error
     with folder as name:
         yield name

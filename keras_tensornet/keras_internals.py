@@ -68,6 +68,12 @@ def flatten_layers(layer: keras.Layer, include_self: bool = True) -> list[keras.
     return list(layer._flatten_layers(include_self=include_self))
 
 
+def adapted_kernel(layer: keras.layers.Layer) -> keras.Variable:
+    """The variable beneath the kernel of a layer on which LoRA is enabled, which adds to it."""
+    kernel = getattr(layer, "_kernel", None)
+    return layer._embeddings if kernel is None else kernel
+
+
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The variables that a layer itself holds, not those of its sublayers."""
     below = {id(v) for one in tracked_layers(layer) for v in one.variables}

@@ -163,3 +163,11 @@ def test_keras_own_cells_have_a_base_that_draws_masks():
     base = internals.masked_cell()
     assert issubclass(layers.GRUCell, base)
     assert {"get_dropout_mask", "reset_dropout_mask"} <= set(dir(base))
+
+
+@pytest.mark.parametrize("layer", [layers.Dense(4), layers.Embedding(6, 4), layers.Conv1D(4, 2)])
+def test_the_variable_beneath_lora(layer):
+    layer.build((None, 6, 3) if isinstance(layer, layers.Conv1D) else (None, 3))
+    plain = layer.embeddings if isinstance(layer, layers.Embedding) else layer.kernel
+    layer.enable_lora(2)
+    assert internals.adapted_kernel(layer) is plain

@@ -69,10 +69,21 @@ def _recorded(model, layers, data: Batches, recorder: Recorder) -> Recorder:
         for batch in data.inputs():
             _check_finite(batch)
             recorder.start(batch)
-            model(batch, training=False)
+            _call(model, batch)
             if recorder.unsteady:
                 return recorder
     return recorder
+
+
+def _call(model, batch) -> None:
+    try:
+        model(batch, training=False)
+    except Exception as error:
+        shapes = ", ".join(str(np.shape(leaf)) for leaf in keras.tree.flatten(batch))
+        raise ValueError(
+            f"'{model.name}' cannot compute on `calibration_data`, of which a batch has shape "
+            f"{shapes}: {' '.join(str(error).split())[:400]}"
+        ) from error
 
 
 def _check_finite(batch) -> None:

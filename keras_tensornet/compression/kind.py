@@ -63,6 +63,10 @@ class Kind:
         self.dense, self.factorized = dense, factorized
         self.family, self.arranged = family, arranged
 
+    def refusal(self, layer) -> str:
+        """Why a layer of this kind cannot be factorized all the same; "" where it can."""
+        return ""
+
     def kernels(self, layer) -> dict[str, keras.Variable]:
         """The kernels that cores can stand for, by the argument that takes their ranks.
 

@@ -19,6 +19,7 @@ from keras_tensornet.compression.ends import EMBEDDING, ends
 from keras_tensornet.compression.kind import Kind
 from keras_tensornet.compression.recurrent_kinds import RecurrentKind
 from keras_tensornet.layers.conversion import DENSE_ONLY
+from keras_tensornet.layers.equations import parse_equation
 from keras_tensornet.rewriting.choice import as_tuple, chosen_paths
 from keras_tensornet.rewriting.walker import walk_layers
 
@@ -30,6 +31,18 @@ class ConvKind(Kind):
         """Arguments of the factorized layer that suit a trained kernel in a format."""
         pointwise = all(extent == 1 for extent in layer.kernel_size)
         return super().arguments(layer, format) | ({"spatial": "joint"} if pointwise else {})
+
+
+class EinsumKind(Kind):
+    """Products of any axes, unless each index of an axis has a product of its own."""
+
+    def refusal(self, layer) -> str:
+        """Why its equation is no matrix product."""
+        try:
+            parse_equation(layer.equation)
+        except ValueError:
+            return f"{layer.equation!r} is no matrix product"
+        return ""
 
 
 class EmbeddingKind(Kind):
@@ -73,7 +86,7 @@ KINDS: dict[type, Kind] = {
         _of_keras(ConvKind, "Conv2D", "conv"),
         _of_keras(ConvKind, "Conv3D", "conv"),
         _of_keras(ConvKind, "Conv2DTranspose", "conv"),
-        _of_keras(Kind, "EinsumDense", "dense"),
+        _of_keras(EinsumKind, "EinsumDense", "dense"),
         _of_keras(EmbeddingKind, "Embedding", "dense", arranged=False),
         *REVERSIBLE,
         _of_keras(RecurrentKind, "LSTM", "dense"),
@@ -170,10 +183,14 @@ def find_targets(model: keras.Model) -> list[Target]:
         ValueError: if one of them is not built.
     """
     kinds = [(path, layer, kind_of(layer)) for path, layer in walk_layers(model)]
+    assigned = assigned_kernels(model)
     targets = [
         Target(path, layer, kind)
         for path, layer, kind in kinds
-        if kind is not None and not getattr(layer, "quantization_mode", None)
+        if kind is not None
+        and not getattr(layer, "quantization_mode", None)
+        and id(layer) not in assigned
+        and not kind.refusal(layer)
     ]
     for target in targets:
         if not target.layer.built:
@@ -182,6 +199,12 @@ def find_targets(model: keras.Model) -> list[Target]:
                 "that holds it is. Call the model on data once."
             )
     return targets
+
+
+def assigned_kernels(model: keras.Model) -> set[int]:
+    """`id(layer)` of layers whose kernel a `SpectralNormalization` assigns to while it trains."""
+    wrapper = keras.layers.SpectralNormalization
+    return {id(layer.layer) for _, layer in walk_layers(model) if isinstance(layer, wrapper)}
 
 
 def find_kernels(model: keras.Model) -> list[Target]:

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from keras import ops
 
+from keras_tensornet import keras_internals
 from keras_tensornet.compression.choosing.selection import decompose_each
 from keras_tensornet.compression.choosing.subjects import Candidate, Subject, merged_kernel
 from keras_tensornet.compression.covariance import unchanged
@@ -59,10 +61,11 @@ def fit_in_sequence(
         The same with other cores where they are better on the part of the data that is kept aside.
         Layers that are never called, or whose patches cannot be recorded, stay as they are.
     """
-    batches = _cut(data.first(INPUTS).x)
+    fixed = data.signature.batch_size
+    batches = _cut(data.first(INPUTS).x, fixed)
     copy = rewrite_model(model, without_noise)
     twins = dict(walk_layers(copy))
-    geometry_of = _geometries(model, found, batches[0])
+    geometry_of = _geometries(model, found, batches[0], fixed or 1)
     followed = [path for path in geometry_of if path in twins]
     result = dict(found)
     for path, (subject, candidate) in found.items():
@@ -229,7 +232,7 @@ def _pairs(
     return found
 
 
-def _geometries(model, found: Found, batch) -> dict[str, Geometry]:
+def _geometries(model, found: Found, batch, count: int) -> dict[str, Geometry]:
     """`path -> geometry` of calibrated layers, in the order in which they run."""
     layers = {}
     for path, (subject, _) in found.items():
@@ -240,7 +243,7 @@ def _geometries(model, found: Found, batch) -> dict[str, Geometry]:
     keeper = _Keeper()
     with unchanged(model), listening(keeper, layers):
         keeper.start(batch)
-        model(keras.tree.map_structure(lambda leaf: leaf[:1], batch), training=False)
+        model(keras.tree.map_structure(lambda leaf: leaf[:count], batch), training=False)
     return {path: layers[path][1] for path, call in keeper.patches if call == 0}
 
 
@@ -255,13 +258,18 @@ def _put(layer, subject: Subject, candidate: Candidate) -> None:
     kernel = merged_kernel(candidate.network, candidate.form.modes, candidate.cores)
     add_to_bias(subject.target.kind.bias(layer), subject.bias_shift(candidate))
     variable = subject.target.kind.kernel(layer)
-    variable.assign(kernel.reshape(variable.shape))
+    kernel = kernel.reshape(tuple(variable.shape))
+    if not isinstance(variable, keras.Variable):  # LoRA adds to the variable beneath
+        beneath = keras_internals.adapted_kernel(layer)
+        kernel = kernel - ops.convert_to_numpy(variable) + ops.convert_to_numpy(beneath)
+        variable = beneath
+    variable.assign(kernel)
 
 
-def _cut(inputs) -> list:
-    """Inputs in batches, of which at least one is kept aside where there are enough."""
+def _cut(inputs, fixed: int | None = None) -> list:
+    """Inputs in batches, of the size that a model is fixed to or small enough to keep one aside."""
     size = len(keras.tree.flatten(inputs)[0])
-    step = max(1, min(BATCH, size // ASIDE))
+    step = fixed or max(1, min(BATCH, size // ASIDE))
     return [
         keras.tree.map_structure(lambda leaf, start=start: leaf[start : start + step], inputs)
         for start in range(0, size, step)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import keras
 
-from keras_tensornet.compression.kinds import KINDS, Target, kind_of
+from keras_tensornet.compression.kinds import KINDS, Target, assigned_kernels, kind_of
 from keras_tensornet.compression.plans import NOT_SUPPORTED
 from keras_tensornet.layers.tbasis import TBasis, TBasisCores
 from keras_tensornet.layers.tbasis.common import TBasisMethods
@@ -21,6 +21,7 @@ from keras_tensornet.rewriting.kernels import HeldKernel, other_kernels
 FACTORIZED = "factorized already"
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+ASSIGNED = "SpectralNormalization assigns to it; put the layer itself in the wrapper's place"
 OWN_KIND = "see `compression.kinds.register`"
 
 
@@ -53,15 +54,16 @@ class Unreached:
 def unreached(model: keras.Model, targets: Iterable[Target]) -> list[Unreached]:
     """The kernels of a model that are in none of some targets, in the model's order."""
     rows: dict[str, Unreached] = {}
+    assigned = assigned_kernels(model)
     for held in other_kernels(model, [target.layer for target in targets]):
-        row = _row(held)
+        row = _row(held, ASSIGNED if id(held.layer) in assigned else reason_of(held.layer))
         if row.reason != FACTORIZED or held.path == held.layer_path:
             rows[row.path] = row
     return list(rows.values())
 
 
-def _row(held: HeldKernel) -> Unreached:
-    shape, reason = tuple(held.variable.shape), reason_of(held.layer)
+def _row(held: HeldKernel, reason: str) -> Unreached:
+    shape = tuple(held.variable.shape)
     params = math.prod(shape)
     if reason == FACTORIZED:
         holder = getattr(held.layer, "cell", held.layer)
@@ -84,8 +86,11 @@ def reason_of(layer) -> str:
         return "one small filter for each channel"
     if isinstance(layer, keras.Model):
         return f"a weight of the model itself, in none of its layers; {OWN_KIND}"
+    kind = kind_of(layer)
+    if kind is not None and kind.refusal(layer):
+        return kind.refusal(layer)
     base = next((base for base in type(layer).__mro__ if base in KINDS), None)
-    if base is not None and kind_of(layer) is None:
+    if base is not None and kind is None:
         return f"{name} changes what {base.__name__} computes; {OWN_KIND}"
     if type(layer).__module__.split(".")[0] == "keras":
         return f"there is no factorized {name}"

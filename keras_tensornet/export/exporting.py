@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_tensornet import validation
+from keras_tensornet import keras_internals, validation
 from keras_tensornet.export import forms, runtimes, verification, writers
 from keras_tensornet.files import (
     check_replaceable,
@@ -51,6 +51,8 @@ COMPANIONS = {"openvino": (".bin",)}
 # Largest difference allowed, relative to the largest output: float32 sums in another order;
 # weights of 11 bits; weights, and activations where they are calibrated, of 8 bits.
 TOLERANCE = {None: 1e-4, "float16": 1e-2, "int8": 0.25}
+# The same where a layer computes in 11 or 8 bits, and its sums run in another order.
+PRECISION = {"float16": 1e-2, "bfloat16": 5e-2}
 SAMPLES = 8
 
 
@@ -148,7 +150,8 @@ def export_model(
         calibration_data: inputs that give the ranges of int8 activations, in the same forms; 100 or
             more.
         tolerance: largest difference allowed, relative to the largest output; by default 1e-4,
-            1e-2 for float16 and 0.25 for int8.
+            1e-2 for float16, 5e-2 for bfloat16 (of weights, or of a layer's computations) and 0.25
+            for int8.
         verify: False writes without a check.
         overwrite: True replaces the file at `path`, once the new one has passed its check. A folder
             is replaced only if it is a SavedModel and holds nothing else, `.xml` with `.bin` only
@@ -179,7 +182,7 @@ def export_model(
         exported = forms.unrolled(exported, model)
     inputs = _inputs("samples", model, samples)
     expected = [
-        keras.ops.convert_to_numpy(output)
+        keras.ops.convert_to_numpy(output).astype("float64")
         for output in keras.tree.flatten(writers.call_model(model, tuple(inputs.values())))
     ]
     scale = max(float(np.max(np.abs(output), initial=0.0)) for output in expected)
@@ -191,7 +194,7 @@ def export_model(
     inputs = dict(zip(names, inputs.values(), strict=True))
     if calibration is not None:
         calibration = dict(zip(names, calibration.values(), strict=True))
-    allowed = TOLERANCE[quantize] if tolerance is None else float(tolerance)
+    allowed = _tolerance(model, quantize) if tolerance is None else float(tolerance)
     record: dict[str, Any] = {"latency": None, "difference": None}
 
     def write(temporary: Path) -> None:
@@ -339,6 +342,12 @@ def _verify(
         "latency": found.latency,
         "difference": verification.largest_difference(in_order, expected),
     }
+
+
+def _tolerance(model: keras.Model, quantize: str | None) -> float:
+    layers = keras_internals.flatten_layers(model)
+    computed = [PRECISION.get(layer.compute_dtype, 0.0) for layer in layers]
+    return max(TOLERANCE[quantize], *computed)
 
 
 def _check_difference(difference: float, allowed: float, path: Path) -> None:

@@ -114,7 +114,10 @@ def _read(
             )
         return Batches(signature, data.source, batch_size, targets, name, check or data.check)
     source = find_source(signature, data, name, targets)
-    return Batches(signature, source, batch_size, targets, name, check)
+    batches = Batches(signature, source, batch_size, targets, name, check)
+    if getattr(source, "count", None) == 0:
+        raise ValueError(batches._too_few())
+    return batches
 
 
 class Batches:

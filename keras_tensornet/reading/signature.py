@@ -212,6 +212,8 @@ class Signature:
             array = array[..., 0]
         elif array.ndim == len(wanted) - 1:
             array = array[..., None]
+        if array.dtype.kind in "cmMV":  # NumPy would cast them, and drop what they mean
+            raise Misfit(f"input '{self.names[place]}' takes {dtype}, not {array.dtype}")
         text = array.dtype.kind in "US" or (array.dtype == object and _holds_text(array))
         if text != (dtype == "string"):
             raise Misfit(

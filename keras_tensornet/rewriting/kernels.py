@@ -55,8 +55,8 @@ def other_kernels(model: keras.Model, reached: Iterable[keras.layers.Layer]) -> 
     for path, layer in reversed(layers):
         own = [one for one in _weights(layer) if id(one) not in counted]
         counted |= {id(one) for one in own}
-        found.append(_named(path, layer, [one for one in own if is_kernel(one.shape)]))
-    held = [one for one in _weights(model) if id(one) not in counted and is_kernel(one.shape)]
+        found.append(_named(path, layer, [one for one in own if _is_kernel(one)]))
+    held = [one for one in _weights(model) if id(one) not in counted and _is_kernel(one)]
     return [
         *(kernel for kernels in reversed(found) for kernel in kernels),
         *(HeldKernel(one.path, "", _holder(model, one), one) for one in held),
@@ -68,6 +68,11 @@ def _holder(model: keras.Model, variable: Any) -> keras.layers.Layer:
     models = [one for one in keras_internals.flatten_layers(model) if isinstance(one, keras.Model)]
     holding = [one for one in models if any(variable is weight for weight in one.weights)]
     return min(holding, key=lambda one: len(keras_internals.flatten_layers(one)), default=model)
+
+
+def _is_kernel(weight: keras.Variable) -> bool:
+    """Of the shape of a kernel; a GRU has a bias of two rows."""
+    return is_kernel(weight.shape) and not weight.name.endswith("bias")
 
 
 def _weights(layer: keras.Layer) -> list[keras.Variable]:

@@ -20,7 +20,7 @@ from keras_tensornet.compression.compress import compress_model
 from keras_tensornet.reading import read_examples
 from keras_tensornet.rewriting.clones import compile_like
 from keras_tensornet.rewriting.walker import rewrite_model
-from keras_tensornet.types import Tensor
+from keras_tensornet.types import Shape, Tensor
 
 WARM_UP = 0.05
 MOMENTUM = 0.9
@@ -156,6 +156,7 @@ class _Distilled(keras.Model):
             raise ValueError(f"`distillation` must lie in [0, 1]. Received: distillation={weight}.")
         if not temperature > 0.0:
             raise ValueError(f"`temperature` must be positive. Received: {temperature}.")
+        _check_teacher(student, teacher)
         self.student = student
         self.teacher = rewrite_model(teacher, lambda layer, path: None)
         self.teacher.trainable = False
@@ -197,6 +198,24 @@ class _Distilled(keras.Model):
         divergence = ops.sum(ops.exp(target) * (target - output), axis=-1)
         # The gradient of a softened softmax shrinks with T^2.
         return self.temperature**2 * ops.mean(divergence)
+
+
+def _check_teacher(student: keras.Model, teacher: keras.Model) -> None:
+    """Raise unless both take the same inputs and give the same outputs."""
+    for what in ("inputs", "outputs"):
+        ours, theirs = ([tuple(t.shape[1:]) for t in getattr(m, what)] for m in (student, teacher))
+        if len(ours) != len(theirs) or not all(map(_alike, ours, theirs)):
+            raise ValueError(
+                f"`teacher` must have the {what} of the model that learns from it. Received: "
+                f"shapes {theirs} of '{teacher.name}', for {ours} of '{student.name}'. Give the "
+                "dense model that it was compressed from."
+            )
+
+
+def _alike(shape: Shape, other: Shape) -> bool:
+    """Whether two shapes can be the same, extents of None being open."""
+    pairs = zip(shape, other, strict=False)
+    return len(shape) == len(other) and all(a == b or None in (a, b) for a, b in pairs)
 
 
 def _kind_of(tensor: Any, teacher: Any) -> str:
