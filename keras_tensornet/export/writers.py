@@ -167,10 +167,13 @@ def lengths_known(model: keras.Model) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not any(words in str(error) for words in ("Unrolling requires", "Cannot unroll")):
-            raise
         layers = model._flatten_layers(include_self=False)
         names = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN)]
+        shapes = [tensor.shape[1:] for tensor in named_inputs(model).values()]
+        words = ("Unrolling requires", "Cannot unroll", "Constraints violated")
+        open_axis = any(extent is None for shape in shapes for extent in shape)
+        if not (names and open_axis and any(part in str(error) for part in words)):
+            raise
         raise ValueError(
             "Files of this format have no loops, so recurrent layers are unrolled, and the "
             f"length of their sequences is not known. Received: layers {', '.join(names)}. Give "
