@@ -47,7 +47,7 @@ CALIBRATION, HELD_OUT, LENGTH = 256, 512, 32
 # The port has to agree with the forward pass in NumPy to this.
 AGREEMENT = 1e-4
 # Recovery: passes over the 256 sentences.
-EPOCHS = 40
+EPOCHS = 20
 BLOCKS = "transformer_layer_"
 
 

@@ -17,7 +17,7 @@ from keras_tensornet.compression.calibration import (
 from keras_tensornet.compression.choosing import budgets, rules
 from keras_tensornet.compression.choosing.rules import Rule
 from keras_tensornet.compression.choosing.selection import AUTO, Selection
-from keras_tensornet.compression.choosing.sensitivity import MOST, weigh
+from keras_tensornet.compression.choosing.sensitivity import MOST, Judge, weigh
 from keras_tensornet.compression.choosing.subjects import Subject
 from keras_tensornet.compression.kinds import (
     Target,
@@ -153,6 +153,8 @@ def plan_with_cores(
     if rule.name == "latency" and budget_of:
         settings |= keep_latency(model, selection, float(rule.value), budget_of)
     reasons = {**dense, **selection.notes}
+    if selection.allocation is not None:
+        settings |= {"allocation": selection.allocation}
     by_path = {subject.path: subject for subject in subjects}
     rows = {
         target.path: layer_choice(
@@ -205,12 +207,18 @@ def calibrated_subjects(model, targets: list[Target], calibration_data) -> list[
 
 
 def weigher(model, calibration_data):
-    """`subjects -> None` that weights layers by what the outputs do; None without data."""
+    """`subjects -> judge` that weights layers by what the outputs do; None without data."""
     if calibration_data is None:
         return None
     known = calibration_data.sensitivities if isinstance(calibration_data, Calibration) else {}
     inputs = calibration_inputs(calibration_data)
-    return lambda subjects: weigh(model, subjects, inputs.first(MOST).x, known)
+
+    def weighed(subjects: list[Subject]) -> Judge:
+        first = inputs.first(MOST).x
+        weigh(model, subjects, first, known)
+        return Judge(model, first)
+
+    return weighed
 
 
 def layer_choice(

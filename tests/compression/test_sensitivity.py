@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_tensornet.compression import calibrate, plan_compression
+from keras_tensornet.compression import calibrate, compress_model, plan_compression
 from keras_tensornet.compression.choosing import sensitivity
 from keras_tensornet.compression.kinds import find_targets
 from keras_tensornet.compression.planning import calibrated_subjects
@@ -115,7 +115,62 @@ def test_probabilities_are_compared_by_their_divergence():
 def test_sensitivities_are_measured_once_for_a_calibration(monkeypatch):
     model = two_branches(0.5)
     calibration = calibrate(model, RANDOM.normal(size=(32, 24)).astype("float32"))
+    measured_now, exact = [], sensitivity.sensitivities
+
+    def counted(model, subjects, *rest):
+        measured_now.append([subject.path for subject in subjects])
+        return exact(model, subjects, *rest)
+
+    monkeypatch.setattr(sensitivity, "sensitivities", counted)
     for params in (0.6, 0.7):
         plan_compression(model, params=params, exclude=(), calibration_data=calibration)
         assert set(calibration.sensitivities) == {"heard", "hushed"}
-        monkeypatch.setattr(sensitivity, "cut_kernel", lambda *_: 1 / 0)
+    assert [sorted(paths) for paths in measured_now] == [["heard", "hushed"], []]
+
+
+def outlying(width: int = 48) -> keras.Model:
+    """Blocks with a residual sum and a normalisation, in which two features are far larger than all
+    others, as in transformers: they hold nearly all energy of the outputs and say little.
+    """
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((width,))
+    x = inputs
+    for number in range(3):
+        up = layers.Dense(2 * width, activation="gelu", name=f"up{number}")(x)
+        down = layers.Dense(width, name=f"down{number}")(up)
+        x = layers.LayerNormalization(name=f"norm{number}")(layers.Add()([x, down]))
+    model = keras.Model(inputs, x)
+    for number in range(3):
+        for name in ("up", "down"):
+            kernel = model.get_layer(f"{name}{number}").kernel
+            left, _, right = np.linalg.svd(RANDOM.normal(size=kernel.shape), full_matrices=False)
+            value = (left / np.sqrt(np.arange(1, width + 1))) @ right * 2
+            if name == "down":
+                value[:, :2] = 40 * np.abs(value[:, :1])
+            kernel.assign(value)
+        norm = model.get_layer(f"norm{number}")
+        norm.gamma.assign(np.r_[0.05, 0.05, np.ones(width - 2)])
+    return model
+
+
+@pytest.mark.parametrize("params", [0.6, 0.4])
+def test_a_budget_moves_outputs_no_more_than_one_share_for_all_layers(params):
+    model, data = outlying(), RANDOM.normal(size=(256, 48)).astype("float32")
+    fresh = RANDOM.normal(size=(256, 48)).astype("float32")
+    settings = {"calibration_data": data, "exclude": ()}
+    alike = {"recover": False, "sequential": False, **settings}
+    budget = compress_model(model, params=params, **alike)
+    share = compress_model(model, share=params, **alike)
+    assert budget.count_params() <= 1.02 * share.count_params()
+    wanted = ops.convert_to_numpy(model(fresh))
+    moved = [
+        sensitivity.output_distance([wanted], [ops.convert_to_numpy(small(fresh))])
+        for small in (budget, share)
+    ]
+    assert moved[0] < 0.9 * moved[1]
+
+
+def test_the_plan_says_how_its_budget_was_shared_out():
+    data = RANDOM.normal(size=(64, 48)).astype("float32")
+    plan = plan_compression(outlying(), params=0.5, exclude=(), calibration_data=data)
+    assert plan.settings["allocation"].startswith("sensitivity **")

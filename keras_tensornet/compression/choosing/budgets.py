@@ -32,6 +32,8 @@ RANK_TRIALS = 10
 MOST_RANK = 4096
 # How many ranks of a truncated SVD are offered to a budget, in equal ratios and in equal steps.
 TRUNCATIONS = 40
+# Halvings by which the share that all layers get alike is found.
+SHARE_STEPS = 20
 # Relative difference of errors that is roundoff.
 SAME = 1e-6
 # A dense layer lets at least so many numbers through, and no more than a share of its short side.
@@ -157,6 +159,27 @@ def choose(
         )
     allocation = ranks.allocate(pairs, total)
     return [layer[index] for layer, index in zip(options, allocation.choices, strict=True)]
+
+
+def one_share(options: list[list[Option]], budget: str, total: float) -> list[Option]:
+    """One option for each layer: the least error within one share of what the layers cost dense."""
+    priced = [[(cost(option.costs, budget), option) for option in layer] for layer in options]
+
+    def chosen(share: float) -> list[Option]:
+        found = []
+        for layer in priced:
+            limit = share * max(price for price, _ in layer)
+            within = [pair for pair in layer if pair[0] <= limit]
+            within = within or [min(layer, key=lambda pair: pair[0])]
+            found.append(min(within, key=lambda pair: pair[1].error)[1])
+        return found
+
+    low, high = 0.0, 1.0
+    for _ in range(SHARE_STEPS):
+        middle = (low + high) / 2
+        spent = sum(cost(option.costs, budget) for option in chosen(middle))
+        low, high = (middle, high) if spent <= total else (low, middle)
+    return chosen(low)
 
 
 def measured(subject: Subject, option: Option) -> Option:

@@ -22,6 +22,9 @@ ROUNDS = 6
 TOO_SMALL = "no rank fits"
 TRUNCATED = "a truncated SVD loses less"
 CUT = "sides cut into modes, whole ones would leave it a rank below {least}"
+# Ways to share out a budget: powers of the weights, which are roots of sensitivities; and without.
+POWERS = (0, 1, 2)
+ONE_SHARE = "one share"
 RULE_NAMES = ("rank", "energy", "eps", "share")
 
 Report = Callable[[str], None]
@@ -42,10 +45,13 @@ class Selection:
         rule: Rule,
         overrides: Mapping,
         report: Report,
-        weigh: Callable[[list[Subject]], None] | None = None,
+        weigh: Callable[[list[Subject]], Callable[[list, list], float]] | None = None,
     ):
         self.format, self.rule, self.overrides, self.report = format, rule, overrides, report
-        self.weigh = weigh  # sets the weights of layers that share a budget
+        # Sets the weights of layers that share a budget; what it gives judges ways to share it.
+        self.weigh = weigh
+        self.judge: Callable[[list, list], float] | None = None
+        self.allocation: str | None = None
         self.found: dict[str, tuple[Subject, Candidate]] = {}
         self.forms: dict[str, list[Form]] = {}
         self.cut: dict[str, list[Form]] = {}  # those with sides cut into modes, where wanted
@@ -75,7 +81,7 @@ class Selection:
         if budget is not None:
             shared = [subject for subject in ready if subject.path not in self.overrides]
             if self.weigh is not None:
-                self.weigh(shared)
+                self.judge = self.weigh(shared)
             self._try_options(shared, forms)
             self.reserved = budget - self._left(subjects, shared, budget)
             self.spend(budget)
@@ -194,7 +200,7 @@ class Selection:
         """
         subjects, options = self.shared
         budget -= self.reserved
-        chosen = self._wide(subjects, options, budget)
+        chosen = self._shared_out(subjects, options, budget)
         for subject in subjects:
             for kept in (self.found, self.notes, self.remarks):
                 kept.pop(subject.path, None)
@@ -243,6 +249,50 @@ class Selection:
             else budgets.no_worse(subject, option, candidate.error, name, multiple)
             for subject, option, candidate in zip(subjects, chosen, found, strict=True)
         ]
+
+    def _shared_out(self, subjects: list[Subject], options: list, budget: float) -> list:
+        """Options within the budget, shared out in the way that moves the model's outputs least.
+
+        Without something to judge by, by the layers' weights as they are.
+        """
+        if self.judge is not None and self.allocation is None:
+            self.allocation = self._best_way(subjects, options, budget, self.judge)
+        if self.allocation == ONE_SHARE:
+            chosen = budgets.one_share(options, self.rule.name, budget)
+            narrow = any(
+                budgets.is_narrow(subject, option.form, option.rank)
+                for subject, option in zip(subjects, chosen, strict=True)
+            )
+            if not narrow and sum(self._costs(chosen)) <= budget:
+                return self._filled(subjects, chosen, budget)
+        return self._wide(subjects, options, budget)
+
+    def _best_way(
+        self,
+        subjects: list[Subject],
+        options: list,
+        budget: float,
+        judge: Callable[[list, list], float],
+    ) -> str:
+        """The way to share out; sets the layers' weights as it has them."""
+        given, name = [subject.weight for subject in subjects], self.rule.name
+        ways = {
+            f"sensitivity ** {power / 2:g}": [weight**power for weight in given] for power in POWERS
+        }
+        judged: dict[str, float] = {}
+        for way, weights in {**ways, ONE_SHARE: given}.items():
+            if way == ONE_SHARE:
+                chosen = budgets.one_share(options, name, budget)
+            else:
+                chosen = budgets.choose(options, weights, name, budget)
+            judged[way] = judge(subjects, [option.error for option in chosen])
+        best = min(judged, key=lambda way: judged[way])
+        for subject, weight in zip(subjects, ways.get(best, given), strict=True):
+            subject.weight = weight
+        return best
+
+    def _costs(self, chosen: list) -> list[float]:
+        return [budgets.cost(option.costs, self.rule.name) for option in chosen]
 
     def _wide(self, subjects: list[Subject], options: list, budget: float) -> list:
         """Options within the budget, of which those of dense layers are not narrow if can be.

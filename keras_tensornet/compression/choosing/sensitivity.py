@@ -10,6 +10,7 @@ noise-to-signal ratios times their sensitivities, and that sum is what a budget 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +28,13 @@ from keras_tensornet.modes import KernelModes
 # Share of the output's energy that a layer loses while it is measured: budgets that halve or
 # quarter a model take about so much from its layers.
 SHARE = 0.15
+# No more of a layer is cut than leaves it this share of its parameters: where a few directions hold
+# nearly all energy of the output, as in transformers, the others are what a network computes with.
+KEPT = 1 / 3
 # Inputs that run in all, shared out over the layers, and for each layer at the least and the most.
 INPUTS, FEWEST, MOST = 2048, 16, 128
+# Inputs on which ways to share a budget are compared.
+JUDGED = 64
 # No layer counts less than this share of the mean: a measurement on few inputs is no proof.
 LEAST = 1e-3
 
@@ -40,8 +46,7 @@ def weigh(
 
     A weight is the root of a sensitivity over the root of their mean. The measurement holds for one
     layer that loses little; at a small budget all lose much, and every layer's noise passes through
-    layers that add theirs. Half-way, in logarithms, between the measurement and equal weights keeps
-    more accuracy than either (docs/results.md).
+    layers that add theirs. Which power of the weights serves a model best is for a `Judge` to say.
 
     Args:
         model: that holds the layers; it stays as it was.
@@ -89,32 +94,83 @@ def sensitivities(
     return {path: max(value, least) for path, value in found.items()}
 
 
+class Judge:
+    """How far a model's outputs move when all layers that share a budget lose what they would.
+
+    Sensitivities are those of one layer that loses little; what ways to share a budget are worth is
+    known once all layers are cut at a time. Each kernel stands in cut by singular values until it
+    has the error of its option, whatever the format.
+
+    Args:
+        model: that holds the layers; it stays as it was.
+        inputs: of the model; the first `JUDGED` run.
+    """
+
+    def __init__(self, model: keras.Model, inputs: Any):
+        self.batch = keras.tree.map_structure(
+            lambda leaf: ops.convert_to_tensor(leaf[:JUDGED]), inputs
+        )
+        self.run = live_function(model)
+        self.reference = _arrays(self.run(self.batch))
+
+    def __call__(self, subjects: Sequence[Subject], errors: Sequence[float]) -> float:
+        """The distance of the outputs, for squared relative errors of the layers."""
+        values: list = []
+        for subject, error in zip(subjects, errors, strict=True):
+            if error > 0:
+                kernel, _ = cut_kernel(subject.kernel, subject.modes, subject.metric, error, 0.0)
+                values += [
+                    (subject.variable, kernel.astype(subject.kernel.dtype)),
+                    *_absorbing(subject, kernel),
+                ]
+        with _assigned(values):
+            return output_distance(self.reference, _arrays(self.run(self.batch)))
+
+
 def cut_kernel(
-    kernel: np.ndarray, modes: KernelModes, metric: Metric | None, share: float = SHARE
+    kernel: np.ndarray,
+    modes: KernelModes,
+    metric: Metric | None,
+    share: float = SHARE,
+    least: float = KEPT,
 ) -> tuple[np.ndarray, float]:
-    """A kernel without its small singular values, and the share of output energy that they held.
+    """A kernel cut as compression cuts it, and the share of output energy that was lost.
+
+    Of the matrix R W S, with R^T R the metric of the inputs and S the weights of the outputs, the
+    small singular values are left out. What is lost so is not what the kernel's own small singular
+    values hold: it spares the inputs that are large, and a network may care little for the one and
+    much for the other.
 
     Args:
         kernel: in Keras layout.
         modes: of the kernel, which say how it is a matrix.
         metric: of the layer's input patches; None takes the kernel's own energy.
         share: the most that may be lost; at least the smallest singular value is.
+        least: no more is left out than leaves the kernel this share of its parameters.
 
     Returns:
         `(kernel, lost)`: the kernel cut, in the same layout, and the share that is lost.
     """
     matrix = as_matrix(np.asarray(kernel, dtype=np.float64), modes)
-    left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    inside = left if metric is None else metric.gram @ left
-    outside = right if metric is None or metric.scale is None else right * metric.scale**2
-    # <u_a s_a v_a, u_b s_b v_b> in the metric, for all pairs of singular triples
-    pairs = np.swapaxes(left, 1, 2) @ inside * (outside @ np.swapaxes(right, 1, 2))
-    pairs = (values[:, :, None] * values[:, None, :] * pairs).sum(axis=0)
-    # lost[r]: what the triples from r on hold, all of their pairs
-    held = np.cumsum(np.cumsum(pairs[::-1, ::-1], axis=0), axis=1).diagonal()[::-1]
-    lost = np.maximum(held, 0.0) / max(held[0], np.finfo(float).tiny)
-    kept = min(int(np.argmax(lost <= share)) if (lost <= share).any() else len(lost), len(lost) - 1)
-    cut = (left[..., :kept] * values[:, None, :kept]) @ right[:, :kept]
+    scale = 1.0 if metric is None or metric.scale is None else metric.scale
+    roots = None if metric is None else [metric.root(group) for group in range(len(matrix))]
+    if roots is not None:
+        matrix = np.stack([root @ part for root, part in zip(roots, matrix, strict=True)])
+    matrix = matrix * scale
+    wide = matrix.shape[1] <= matrix.shape[2]
+    short = matrix if wide else np.swapaxes(matrix, 1, 2)
+    # Falling eigenvalues of M M^T are the squares of the singular values of M.
+    squares, vectors = (found[..., ::-1] for found in np.linalg.eigh(short @ short.swapaxes(1, 2)))
+    held = np.cumsum(np.maximum(squares, 0.0).sum(axis=0)[::-1])[::-1]
+    lost = held / max(held[0], np.finfo(float).tiny)  # lost[r]: what those from r on hold
+    kept = int(np.argmax(lost <= share)) if (lost <= share).any() else len(lost)
+    sides = matrix.shape[1:]
+    kept = min(max(kept, int(least * math.prod(sides) / sum(sides))), len(lost) - 1)
+    basis = vectors[..., :kept]
+    short = basis @ (basis.swapaxes(1, 2) @ short)
+    cut = (short if wide else short.swapaxes(1, 2)) / scale
+    if roots is not None:
+        cut = np.stack([np.linalg.solve(root, part) for root, part in zip(roots, cut, strict=True)])
     return from_matrix(cut, modes), float(lost[kept])
 
 
