@@ -152,6 +152,24 @@ def compression_section(result: dict) -> list[str]:
     return lines
 
 
+def real_networks_section(result: dict) -> list[str]:
+    """Trained networks against truncated SVD."""
+    return [
+        "## Trained networks against truncated SVD",
+        "",
+        "Networks whose weights Python packages carry, and the ResNet-20 of these pages, by a "
+        "budget of parameters with calibration inputs, without recovery. `worst`: of all kernels, "
+        "the largest error of the output over that of the truncated SVD of the same matrix, "
+        "whitened by the same inputs, of no more parameters; 1 where the plan takes that SVD "
+        "(`svd_taken` of the kernels, in place of what was asked for). `distance`: of the "
+        "network's outputs from the dense one's on fresh inputs, relative and squared; "
+        "`svd_distance`: with those SVDs. Seconds are those of planning, on a machine that did "
+        "other things.",
+        "",
+        show(result["rows"], list(result["rows"][0])),
+    ]
+
+
 def admm_section(result: dict) -> list[str]:
     """What ADMM adds to an epoch."""
     return [
@@ -186,6 +204,7 @@ SECTIONS = {
     "merge": merge_section,
     "growth": growth_section,
     "compression": compression_section,
+    "real_networks": real_networks_section,
     "admm": admm_section,
     "epochs": epochs_section,
 }

@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results" / "compare_methods.json
 FORMATS = ("tr", "tt", "ttm", "cp", "tucker", "ht", "bt")
 METHODS = (
     *(("scratch", format) for format in (*FORMATS, "tbasis")),
-    *(("trained", format) for format in (*FORMATS, "tbasis")),
+    *(("trained", format) for format in (*FORMATS, "tbasis", "auto")),
     *(("admm", format) for format in ("tt", "ttm")),
 )
 SHARES = (1 / 4, 1 / 16, 1 / 64)
@@ -183,7 +183,7 @@ def draw(runs: list[dict], figure: Path) -> None:
     plot, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharex=True, sharey=True)
     dense = [run["test_error"] for run in runs if run["settings"]["start"] == "dense"]
     for axis, start in zip(axes, titles, strict=True):
-        for (began, format), place in zip(METHODS, [*range(8), *range(8), 1, 2], strict=True):
+        for (began, format), place in zip(METHODS, [*range(8), *range(9), 1, 2], strict=True):
             if began != start and not (start == "trained" and began == "admm"):
                 continue
             points = []

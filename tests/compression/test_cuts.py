@@ -10,7 +10,8 @@ from keras_tensornet import compress_model, formats, plan_compression
 from keras_tensornet.compression import cuts
 from keras_tensornet.compression.choosing import budgets
 from keras_tensornet.compression.choosing.subjects import Subject
-from keras_tensornet.compression.kinds import find_targets
+from keras_tensornet.compression.kinds import find_kernels, find_targets
+from keras_tensornet.compression.planning import calibrated_subjects
 from keras_tensornet.compression.weighted import Metric, weighted_error
 from keras_tensornet.modes import kernel_modes
 
@@ -97,8 +98,6 @@ def test_no_format_loses_more_than_a_truncated_svd_of_its_size(format, rule, cal
     model = dense_and_conv()
     data = RANDOM.standard_normal((32, 6, 6, 8)).astype("float32") if calibrated else None
     plan = plan_compression(model, format=format, exclude=(), calibration_data=data, **rule)
-    from keras_tensornet.compression.planning import calibrated_subjects
-
     targets = {target.path: target for target in find_targets(model)}
     subjects = calibrated_subjects(model, list(targets.values()), data)
     for subject in subjects:
@@ -108,6 +107,36 @@ def test_no_format_loses_more_than_a_truncated_svd_of_its_size(format, rule, cal
         )
         shape = subject.kernel_shape
         rank = choice.params // (int(np.prod(shape[:-1])) + shape[-1])
+        assert choice.error <= cuts.error_at(values, rank) * (1 + 1e-3), choice
+
+
+def table_and_sequences():
+    """An embedding, an LSTM and a GRU, whose kernels have the spectra of trained ones."""
+    ids = layers.Input((5,), dtype="int32")
+    x = layers.Embedding(60, 24, name="table")(ids)
+    x = layers.LSTM(16, return_sequences=True, name="lstm")(x)
+    x = layers.GRU(12, name="gru")(x)
+    model = keras.Model(ids, layers.Dense(4, name="last")(x))
+    for target in find_kernels(model):
+        target.kernel.assign(trained_like(*target.kernel_shape))
+    return model
+
+
+@pytest.mark.parametrize("rule, calibrated", [({"share": 0.5}, False), ({"params": 0.5}, True)])
+@pytest.mark.parametrize("format", [*formats.FORMATS, "auto"])
+def test_tables_and_recurrent_kernels_lose_no_more_than_by_svd_either(format, rule, calibrated):
+    model = table_and_sequences()
+    data = RANDOM.integers(0, 60, (48, 5)).astype("int32") if calibrated else None
+    plan = plan_compression(model, format=format, exclude="last", calibration_data=data, **rule)
+    targets = [target for target in find_kernels(model) if target.path != "last"]
+    assert {target.path for target in targets} >= {"table", "lstm/recurrent_kernel", "gru"}
+    for subject in calibrated_subjects(model, targets, data):
+        choice = plan[subject.path]
+        assert rule == {"params": 0.5} or choice.params <= 0.5 * choice.dense_params
+        values = cuts.singular_values(
+            subject.kernel, subject.truncation().form.modes, subject.metric
+        )
+        rank = choice.params // sum(subject.kernel_shape)
         assert choice.error <= cuts.error_at(values, rank) * (1 + 1e-3), choice
 
 
