@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
@@ -186,6 +187,15 @@ class Batches:
                 break
         return self._whole(parts)
 
+    def peek(self):
+        """x of a few examples, to see what they look like; what is read once stays whole."""
+        with self._named():
+            part = self.source.peek()
+        if part is None:
+            raise ValueError(self._too_few())
+        places = np.arange(self.signature.batch_size or part.count) % part.count
+        return self.signature.pack([None if leaf is None else leaf[places] for leaf in part.x])
+
     def arrays(self) -> Batch:
         """All examples as one batch in memory."""
         refuse_endless(self.name, getattr(self.source, "steps", None), self.source)
@@ -291,13 +301,19 @@ class Batches:
         parts = source.parts(self.batch_size)
         if not keep and isinstance(source, OnceSource):
             parts = StreamSource.parts(source, self.batch_size)
-        try:
+        with self._named():
             for part in parts:
                 if self.check is not None:
                     for input_name, array in zip(self.signature.names, part.x, strict=True):
                         if array is not None:
                             self.check(input_name, array)
                 yield part
+
+    @contextmanager
+    def _named(self):
+        """Within it, what does not fit is said with the names of the data and the model."""
+        try:
+            yield
         except Misfit as error:
             raise ValueError(
                 f"`{self.name}` does not fit '{self.signature.model}': {error}."

@@ -14,6 +14,8 @@ from keras_tensornet.reading.signature import Misfit, Signature
 
 # What is kept of an iterator, which can be read once only; more is refused.
 MOST_KEPT = 2 * 2**30
+# Examples that `peek` gives of arrays.
+PEEK = 8
 
 
 class Part:
@@ -101,6 +103,10 @@ class ArraySource:
             ]
             yield Part(x, [rows(leaf, wanted) for leaf in self.flat])
 
+    def peek(self) -> Part | None:
+        """The first examples, if there are any."""
+        return next(self.parts(PEEK), None)
+
     def reordered(self, order: np.ndarray) -> ArraySource:
         """The same arrays, other examples of them."""
         if self.order is not None:
@@ -144,6 +150,10 @@ class StreamSource:
                 yield part
         if singles:
             yield joined(singles)
+
+    def peek(self) -> Part | None:
+        """The first examples, if there are any."""
+        return next(iter(self.parts(1)), None)
 
     def _part(self, element: Any, place: int) -> tuple[Part, str]:
         try:
@@ -196,6 +206,16 @@ class OnceSource(StreamSource):
                     )
             self.kept = kept
         yield from self.kept
+
+    def peek(self) -> Part | None:
+        """The first examples; the iterator still gives them, and no more of it is read."""
+        if self.kept is not None:
+            return self.kept[0] if self.kept else None
+        elements = iter(self.again())
+        first = list(itertools.islice(elements, 1))
+        rest = itertools.chain(first, elements)
+        self.again = lambda: rest
+        return self._part(first[0], 0)[0] if first else None
 
 
 def _without_tables(leaf: Any) -> Any:

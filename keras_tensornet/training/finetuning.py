@@ -17,10 +17,12 @@ from keras_tensornet import validation
 from keras_tensornet.back_to_keras.dense import to_dense_model
 from keras_tensornet.compression.calibration import readable
 from keras_tensornet.compression.compress import compress_model
+from keras_tensornet.compression.recovery.distances import Distance, kinds_of
+from keras_tensornet.compression.recovery.student import Student, Teacher
 from keras_tensornet.reading import read_examples
 from keras_tensornet.rewriting.clones import compile_like
-from keras_tensornet.rewriting.walker import rewrite_model
-from keras_tensornet.types import Shape, Tensor
+from keras_tensornet.rewriting.walker import is_graph, rewrite_model
+from keras_tensornet.types import Shape
 
 WARM_UP = 0.05
 MOMENTUM = 0.9
@@ -57,9 +59,10 @@ def finetune(
             too high: halve it if the loss rises.
         batch_size: for arrays, and for what is read once and kept.
         validation_data: in any form that `data` may have.
-        teacher: the dense model, to learn from its outputs as well (Hinton et al. 2015).
+        teacher: the dense model, to learn from its outputs as well (Hinton et al. 2015), compared
+            as `recover` compares them: see `match` in `RecoverySettings`.
         distillation: weight in [0, 1] of the teacher against the targets.
-        temperature: of the softmax of teacher and student; classifiers only.
+        temperature: at which class scores of teacher and student are compared.
         optimizer: instead of SGD with the schedule.
         loss, metrics: as in `compile`; by default those the model was compiled with.
         callbacks, verbose: as in `fit`.
@@ -73,6 +76,12 @@ def finetune(
         ValueError: if there is no loss, or the data does not fit the model or has no end.
     """
     validation.positive_int("epochs", epochs)
+    if not 0.0 <= distillation <= 1.0:
+        raise ValueError(
+            f"`distillation` must lie in [0, 1]. Received: distillation={distillation}."
+        )
+    if not temperature > 0.0:
+        raise ValueError(f"`temperature` must be positive. Received: temperature={temperature}.")
     if loss is None and not model.compiled:
         raise ValueError(
             "`finetune` needs a loss: the model is not compiled and `loss` is None. Give `loss`, "
@@ -93,7 +102,7 @@ def finetune(
         result.compile(optimizer, loss=loss, metrics=metrics)
     trained = result
     if teacher is not None:
-        trained = _Distilled(result, teacher, distillation, temperature)
+        trained = _student(result, teacher, distillation, temperature, examples.peek())
         compile_like(trained, result, optimizer=optimizer)
     history = trained.fit(**arguments, epochs=epochs, callbacks=list(callbacks), verbose=verbose)
     result.history = history
@@ -145,63 +154,27 @@ def gradual_compression(
     return current
 
 
-class _Distilled(keras.Model):
-    """A student whose loss also asks for the teacher's outputs."""
-
-    def __init__(
-        self, student: keras.Model, teacher: Any, weight: float, temperature: float
-    ) -> None:
-        super().__init__(name=f"{student.name}_distilled")
-        if not 0.0 <= weight <= 1.0:
-            raise ValueError(f"`distillation` must lie in [0, 1]. Received: distillation={weight}.")
-        if not temperature > 0.0:
-            raise ValueError(f"`temperature` must be positive. Received: {temperature}.")
-        _check_teacher(student, teacher)
-        self.student = student
-        self.teacher = rewrite_model(teacher, lambda layer, path: None)
-        self.teacher.trainable = False
-        self.weight, self.temperature = weight, temperature
-        self.kinds = [_kind_of(tensor, teacher) for tensor in teacher.outputs]
-
-    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
-        """The student's outputs."""
-        return self.student(inputs, training=training)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        """(1 - weight) of the student's own loss and weight of the distance to the teacher."""
-        own = super().compute_loss(x, y, y_pred, sample_weight, training)
-        if not training:
-            return own
-        wanted = keras.tree.flatten(self.teacher(x, training=False))
-        outputs = keras.tree.flatten(y_pred)
-        distances = [
-            self._distance(kind, target, output)
-            for kind, target, output in zip(self.kinds, wanted, outputs, strict=True)
-        ]
-        return (1.0 - self.weight) * own + self.weight * sum(distances) / len(distances)
-
-    def _distance(self, kind: str, target: Any, output: Any) -> Any:
-        target, output = ops.cast(target, "float32"), ops.cast(output, "float32")
-        if kind == "values":
-            return ops.mean(ops.square(target - output))
-        if kind == "probabilities":
-            target, output = (ops.log(ops.clip(p, 1e-7, 1.0)) for p in (target, output))
-        target = ops.log_softmax(target / self.temperature)
-        output = ops.log_softmax(output / self.temperature)
-        divergence = ops.sum(ops.exp(target) * (target - output), axis=-1)
-        # The gradient of a softened softmax shrinks with T^2.
-        return self.temperature**2 * ops.mean(divergence)
+def _student(
+    result: keras.Model, teacher: keras.Model, distillation: float, temperature: float, probe: Any
+) -> Student:
+    """The student of `recover`, with labels beside the teacher and in training mode."""
+    _check_teacher(result, teacher)
+    structure = teacher(probe, training=False)
+    flat = [ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(structure)]
+    kinds = kinds_of(teacher, structure, flat, "auto")
+    keep = [place for place, kind in enumerate(kinds) if kind is not None]
+    # Labels stand beside them, so distances keep their own unit: none is relative.
+    outputs = [Distance(kinds[place], temperature) for place in keep]
+    return Student(
+        result, Teacher(teacher, (), keep), outputs, keep=keep, labels=1.0 - distillation,
+        training=True,
+    )  # fmt: skip
 
 
 def _check_teacher(student: keras.Model, teacher: keras.Model) -> None:
     """Raise unless both take the same inputs and give the same outputs."""
+    if not (is_graph(student) and is_graph(teacher)):
+        return
     for what in ("inputs", "outputs"):
         ours, theirs = ([tuple(t.shape[1:]) for t in getattr(m, what)] for m in (student, teacher))
         if len(ours) != len(theirs) or not all(map(_alike, ours, theirs)):
@@ -216,17 +189,6 @@ def _alike(shape: Shape, other: Shape) -> bool:
     """Whether two shapes can be the same, extents of None being open."""
     pairs = zip(shape, other, strict=False)
     return len(shape) == len(other) and all(a == b or None in (a, b) for a, b in pairs)
-
-
-def _kind_of(tensor: Any, teacher: Any) -> str:
-    """What an output is: "probabilities" after softmax, "logits" of a classifier, or "values"."""
-    operation = tensor._keras_history.operation
-    activation = getattr(operation, "activation", None)
-    if isinstance(operation, keras.layers.Softmax) or activation is keras.activations.softmax:
-        return "probabilities"
-    loss = teacher.loss if teacher.compiled else None
-    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
-    return "logits" if "categorical_crossentropy" in str(name) else "values"
 
 
 def _schedule(peak: float, steps: int) -> Any:

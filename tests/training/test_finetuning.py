@@ -107,3 +107,50 @@ def test_wrong_arguments_are_named():
         gradual_compression(classifier(), (X, Y), stages=[])
     with pytest.raises(ValueError, match="`distillation` must lie"):
         finetune(classifier(), (X, Y), teacher=classifier(), distillation=2.0)
+
+
+def test_a_teacher_is_followed_in_every_output_that_is_a_float():
+    keras.utils.set_random_seed(0)
+    inputs = layers.Input((20,))
+    hidden = layers.Dense(24, "relu", name="hidden")(inputs)
+    outputs = {
+        "classes": layers.Dense(3, "softmax", name="classes")(hidden),
+        "tags": layers.Dense(2, "sigmoid", name="tags")(hidden),
+        "place": keras.ops.argmax(hidden, axis=-1),
+    }
+    teacher = keras.Model(inputs, outputs)
+    small = compress_model(teacher, rank=2, exclude=())
+    targets = {"classes": Y, "tags": np.zeros((len(Y), 2)), "place": np.zeros(len(Y), "int32")}
+    losses = {"classes": "sparse_categorical_crossentropy", "tags": "mse", "place": None}
+    result = finetune(small, (X, targets), epochs=40, learning_rate=0.1, batch_size=32,
+                      teacher=teacher, distillation=1.0, loss=losses)  # fmt: skip
+    wanted = teacher.predict(X, verbose=0)
+    for name in ("classes", "tags"):
+        before, after = (
+            np.square(model.predict(X, verbose=0)[name] - wanted[name]).mean()
+            for model in (small, result)
+        )
+        assert after < 0.7 * before
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_a_teacher_takes_nothing_from_an_iterator(trained, steps):
+    seen = []
+
+    def batches():
+        for start in range(0, 96, 32):
+            seen.append(start)
+            yield X[start : start + 32], Y[start : start + 32]
+
+    settings = {
+        "epochs": 1,
+        "batch_size": 32,
+        "teacher": trained,
+        "loss": trained.loss,
+        "steps_per_epoch": steps,
+    }
+    once = finetune(compress_model(trained, rank=3), batches(), **settings)
+    again = finetune(compress_model(trained, rank=3), list(batches()), **settings)
+    assert sorted(seen) == sorted(2 * [0, 32, 64])
+    for (_, first), (_, second) in zip(weights_of(once), weights_of(again), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-6)
