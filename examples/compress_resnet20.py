@@ -36,9 +36,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import records
-from images import shifted
 
-from keras_tensornet import datasets, models
+from keras_tensornet import augment, datasets, models
 from keras_tensornet.compression import (
     Calibration,
     RecoverySettings,
@@ -65,6 +64,9 @@ class Study:
     data: datasets.ImageData
     calibration: Calibration
     results: Path
+    work: Path | None = None
+    timed: bool = True
+    seconds: float | None = None
 
     def accuracy(self, model) -> float:
         """Share of the test images that are classified correctly."""
@@ -99,23 +101,37 @@ class Study:
     def recovered(self, format: str, size: float, seed: int, images: int) -> None:
         """Compress by budget with calibration, recover without labels, write both accuracies down.
 
-        The number of steps is fixed, not the time, so that the machine has no part in the result.
+        Without `seconds` the number of steps is fixed, so that the machine has no part in the
+        result; with them it is what a user gets in that time.
         """
         settings = {"format": format, "size": size, "recover": True, "seed": seed, "images": images}
+        settings |= {} if self.seconds is None else {"seconds": self.seconds}
         if records.find(self.results, settings) is not None:
             return
-        start = time.perf_counter()
-        small = self.compressed(format, size, "budget", True)
-        seconds = round(time.perf_counter() - start, 1)
+        small, seconds = self._kept(format, size, f"{seed}_{images}")
         run = {"settings": settings, "params": small.count_params(), "before": self.accuracy(small)}
-        how = RecoverySettings(seconds=None, augment=shifted, seed=seed)
+        how = RecoverySettings(seconds=self.seconds, augment=augment.shifted(), seed=seed)
         better = recover(self.model, small, self.calibration, how)
         done = better.recovery
-        run |= {"seconds": {"compression": seconds, "recovery": round(done.seconds, 1)}}
+        if self.timed:
+            run |= {"seconds": {"compression": seconds, "recovery": round(done.seconds, 1)}}
         run |= {"steps": done.steps, "held_out": [done.before, done.after]}
         run["accuracy"] = self.accuracy(better)
         records.add(self.results, run)
         print(f"{settings}: {run['before']:.4f} -> {run['accuracy']:.4f}", flush=True)
+
+    def _kept(self, format: str, size: float, draw: str) -> tuple[keras.Model, float | None]:
+        """The compressed model and its seconds, from the folder of work where it is there."""
+        path = None if self.work is None else self.work / f"{format}_{size:g}_{draw}.keras"
+        if path is not None and path.exists():
+            return keras.models.load_model(path), None
+        start = time.perf_counter()
+        small = self.compressed(format, size, "budget", True)
+        seconds = round(time.perf_counter() - start, 1)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            small.save(path)
+        return small, seconds
 
     def ablated(self, format: str, size: float, sensitivity: bool, sequential: bool) -> None:
         """Compress by budget with calibration, with and without its steps; nothing is trained."""
@@ -233,6 +249,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=(SEED,), help="of the images")
     parser.add_argument("--images", type=int, default=IMAGES, help="training images, no labels")
     parser.add_argument("--results", type=Path, default=FOLDER / "compression_resnet20.json")
+    parser.add_argument("--seconds", type=float, help="limit of each recovery, not its steps")
+    parser.add_argument("--work", type=Path, help="keep compressed models here, to go on with")
+    parser.add_argument(
+        "--untimed", action="store_true", help="leave seconds out: other work runs beside"
+    )
     parser.add_argument("--smoke", action="store_true", help="random weights and images, seconds")
     arguments = parser.parse_args()
     if arguments.smoke:
@@ -252,7 +273,10 @@ def main() -> None:
     if arguments.recover:
         for seed in arguments.seeds:
             known = calibration(model, data, seed, arguments.images)
-            study = Study(model, data, known, arguments.results)
+            timed = not arguments.untimed
+            study = Study(
+                model, data, known, arguments.results, arguments.work, timed, arguments.seconds
+            )
             for size, format in product(arguments.sizes, arguments.formats):
                 study.recovered(format, size, seed, arguments.images)
         return

@@ -6,25 +6,6 @@ import keras
 import numpy as np
 
 
-def shifted(images: np.ndarray, random: np.random.Generator, shift: int = 4) -> np.ndarray:
-    """Images (N, H, W, C), shifted by up to some pixels and mirrored: a `RecoverySettings.augment`.
-
-    Args:
-        images: a batch.
-        random: gives shifts and mirroring.
-        shift: most pixels in each direction; what comes in from outside is zero.
-    """
-    count, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
-    corners = random.integers(0, 2 * shift + 1, (count, 2))
-    mirrored = random.random(count) < 0.5
-    result = np.empty_like(images)
-    for place, (top, left) in enumerate(corners):
-        window = padded[place, top : top + height, left : left + width]
-        result[place] = window[:, ::-1] if mirrored[place] else window
-    return result
-
-
 class ShiftedImages(keras.utils.PyDataset):
     """Whole batches in random order, shifted by up to some pixels and mirrored (He et al. 2016).
 

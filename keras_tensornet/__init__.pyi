@@ -1,3 +1,4 @@
+from keras_tensornet import augment as augment
 from keras_tensornet import back_to_keras as back_to_keras
 from keras_tensornet import compression as compression
 from keras_tensornet import datasets as datasets

@@ -21,6 +21,7 @@ LEVELS = {
         "regularizers",
         "optimizers",
         "kernels",
+        "augment",
         "execution",
         "compiled",
         "reading",

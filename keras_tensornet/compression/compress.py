@@ -152,7 +152,7 @@ def compress_model(
         validation.warn_user(unshrunk(plan, result.count_params()))
     if calibration_data is not None:
         inputs = calibration_inputs(calibration_data)
-        result = reestimate_batch_norm(result, inputs)
+        result = reestimate_batch_norm(result, inputs, dense=model)
         if found and recover is not False:
             result = recovered(model, result, inputs, recover, progress)
     return result

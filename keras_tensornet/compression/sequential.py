@@ -24,12 +24,13 @@ import numpy as np
 from keras import ops
 
 from keras_tensornet import keras_internals
+from keras_tensornet.compression import normalisation
 from keras_tensornet.compression.choosing.selection import decompose_each
 from keras_tensornet.compression.choosing.subjects import Candidate, Subject, merged_kernel
 from keras_tensornet.compression.covariance import unchanged
 from keras_tensornet.compression.cuts import cut_cores, cut_of
 from keras_tensornet.compression.kind import add_to_bias
-from keras_tensornet.compression.normalisation import take_statistics, without_noise
+from keras_tensornet.compression.normalisation import without_noise
 from keras_tensornet.compression.patches import Geometry
 from keras_tensornet.compression.recording import Event, Recorder, listening
 from keras_tensornet.compression.weighted import RIDGE, Metric, as_matrix, from_matrix, refine
@@ -65,6 +66,8 @@ def fit_in_sequence(
     fixed = data.signature.batch_size
     batches = _cut(data.first(INPUTS).x, fixed)
     copy = rewrite_model(model, without_noise)
+    own, before = normalisation.moving(copy), normalisation.measured(copy, batches)
+    normalisation.assign(copy, own)
     twins = dict(walk_layers(copy))
     geometry_of = _geometries(model, found, batches[0], fixed or 1)
     followed = [path for path in geometry_of if path in twins]
@@ -81,7 +84,8 @@ def fit_in_sequence(
             result[subject.path] = kept
             _put(twins[subject.path], *kept)
             report(subject.path)
-        take_statistics(copy, batches)
+        found_here = normalisation.measured(copy, batches)
+        normalisation.assign(copy, normalisation.followed(own, before, found_here))
     return result
 
 

@@ -129,6 +129,28 @@ def test_augmentation_sees_whole_batches_and_the_dense_model_sees_what_it_gives(
         recover(model, small, X, RecoverySettings(augment=lambda inputs: inputs[:3]))
 
 
+def test_examples_are_mixed_where_that_means_something():
+    model = network()
+    small = small_of(model)
+    first, second = (recover(model, small, X, replace(QUICK, mix=mix)) for mix in (0.0, 1.0))
+    assert any((a != b).any() for a, b in zip(values_of(first), values_of(second), strict=True))
+    counts = np.round(3 * X)
+    first, second = (recover(model, small, counts, replace(QUICK, mix=mix)) for mix in (0.0, 1.0))
+    for a, b in zip(values_of(first), values_of(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match=r"`mix` must be in \[0, 1\]"):
+        RecoverySettings(mix=1.5)
+
+
+def test_a_rate_that_leads_away_is_lowered():
+    model = network()
+    small = small_of(model, rank=5)
+    settings = replace(QUICK, epochs=40, learning_rate=1.0)
+    better = recover(model, small, X, settings)
+    distances = [distance for _, distance in better.recovery.log]
+    assert max(distances) > 4 * distances[0] and better.recovery.after < better.recovery.before
+
+
 def test_frozen_layers_stay_but_for_those_that_were_compressed():
     model = network()
     model.trainable = False

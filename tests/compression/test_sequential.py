@@ -49,6 +49,25 @@ def test_outputs_on_fresh_data_are_nearer_to_the_dense_ones(format, norm):
     assert errors[1] < errors[0]
 
 
+@pytest.mark.parametrize("format", ["tt", "cp"])
+def test_calibration_never_hurts_where_little_is_lost(format):
+    """What few examples have of their own stays out: the statistics of a trained network too."""
+    model = reestimate_batch_norm(deep(norm=True), images(256))
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):  # trained on other examples than these
+            mean, variance = (ops.convert_to_numpy(v) for v in layer.non_trainable_variables)
+            drift = 0.3 * RANDOM.normal(size=mean.shape)
+            layer.moving_mean.assign(mean + drift * np.sqrt(variance))
+            layer.moving_variance.assign(variance * RANDOM.uniform(0.7, 1.3, mean.shape))
+    data, fresh = images(64), images(256)
+    settings = {"share": 0.9, "exclude": ("conv0", "last"), "recover": False}
+    plain, known = (
+        error(model, compress_model(model, format, **settings, **more), fresh)
+        for more in ({}, {"calibration_data": data})
+    )
+    assert known < plain
+
+
 def test_the_pair_is_that_of_the_slow_reference():
     own, other = RANDOM.normal(size=(2, 30, 4)), RANDOM.normal(size=(2, 30, 4)) + 1.0
     square, row = (2, 4, 4), (2, 4)

@@ -182,3 +182,26 @@ def test_reestimated_statistics_are_those_of_the_data_and_the_model_is_not_touch
     assert norm.momentum == first.momentum
     parts = reestimate_batch_norm(model, data, batch_size=20).get_layer("first")
     np.testing.assert_allclose(parts.moving_mean, seen.mean(0), atol=1e-5)
+
+
+def test_statistics_follow_what_has_changed_and_nothing_else():
+    """Few examples are not those that the moving averages are of: only differences are taken."""
+    inputs = layers.Input((4,))
+    norm = layers.BatchNormalization(name="norm")
+    model = keras.Model(inputs, norm(layers.Dense(6, name="dense")(inputs)))
+    norm.moving_mean.assign(RANDOM.standard_normal(6))
+    norm.moving_variance.assign(RANDOM.uniform(0.5, 2.0, 6))
+    data = RANDOM.standard_normal((30, 4)).astype("float32")
+    same = reestimate_batch_norm(model, data, dense=model).get_layer("norm")
+    np.testing.assert_allclose(same.moving_mean, norm.moving_mean, atol=1e-5)
+    np.testing.assert_allclose(same.moving_variance, norm.moving_variance, rtol=1e-5)
+    other = keras.models.clone_model(model)
+    other.set_weights(model.get_weights())
+    dense = other.get_layer("dense")
+    dense.bias.assign(dense.bias + 3.0)
+    found = reestimate_batch_norm(other, data, dense=model).get_layer("norm")
+    np.testing.assert_allclose(found.moving_mean, norm.moving_mean + 3.0, atol=1e-5)
+    np.testing.assert_allclose(found.moving_variance, norm.moving_variance, rtol=1e-4)
+    dense.kernel.assign(2.0 * dense.kernel)
+    found = reestimate_batch_norm(other, data, dense=model).get_layer("norm")
+    np.testing.assert_allclose(found.moving_variance, 4.0 * norm.moving_variance, rtol=0.02)

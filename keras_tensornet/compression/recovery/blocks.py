@@ -91,13 +91,14 @@ def recorded(found: list, cut: bool = False):
         cut: whether gradients stop at their outputs, so that each block learns on its own.
 
     Yields:
-        A function that gives what has been left behind so far, in the order of `found`.
+        A function that gives what has been left behind so far, in the order of `found`: all in one
+        list, or with `flat=False` in one for each.
     """
     results: list[list] = [[] for _ in found]
     with ExitStack() as stack:
         for operation, kept in zip(found, results, strict=True):
             stack.enter_context(stand_in(operation, functools.partial(_recording, kept, cut)))
-        yield lambda: [tensor for kept in results for tensor in kept]
+        yield lambda flat=True: [t for kept in results for t in kept] if flat else results
 
 
 @contextmanager

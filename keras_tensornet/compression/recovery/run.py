@@ -11,7 +11,13 @@ import numpy as np
 from keras import ops
 
 from keras_tensornet import validation
-from keras_tensornet.compression.recovery.blocks import find_ends, is_changed, operations
+from keras_tensornet.augment import can_mix, mixed
+from keras_tensornet.compression.recovery.blocks import (
+    find_ends,
+    is_changed,
+    operations,
+    recorded,
+)
 from keras_tensornet.compression.recovery.clock import Clock, schedule
 from keras_tensornet.compression.recovery.distances import Distance, kinds_of, mask_of
 from keras_tensornet.compression.recovery.examples import augmented, size_of, take
@@ -19,12 +25,17 @@ from keras_tensornet.compression.recovery.settings import RecoverySettings
 from keras_tensornet.compression.recovery.student import Student, Teacher, forward
 
 FEWEST_STEPS = 400
+# A held-out distance of so many times that of the beginning says that the rate is too high; it
+# becomes so much smaller.
+FAR, LOWER = 4.0, 0.3
 EPOCHS = 30
 # Targets of the dense network are kept in memory up to this, else computed in every step.
 MOST_BYTES = 1 << 30
 # Examples that distances get their scales from.
 PROBE = 64
 SCORE_BATCH = 128
+# Ends of blocks that are nearer than this count as if they were so far.
+NEAR = 0.02
 # A distance that float32 alone may make.
 NOTHING = 1e-6
 
@@ -72,6 +83,9 @@ class Run:
         self.began, self.report, self.reported = began, report, 0
         self.random = np.random.default_rng(settings.seed)
         self.examples, self.held = examples.split(settings.held_out, self.random)
+        self.mix = None
+        if settings.mix and all(can_mix(group) for group in self.examples.groups):
+            self.mix = mixed(settings.mix)
         self._match()
         self._thaw()
         self.targets = self._targets()
@@ -103,6 +117,7 @@ class Run:
         ]
         self.names: list[str] = []
         self.features: list[Distance] = []
+        self.feature_weight = 0.0
         if settings.features or settings.blocks:
             self._match_ends(probe)
         found = dict(operations(self.dense)), dict(operations(self.work))
@@ -112,18 +127,23 @@ class Run:
     def _match_ends(self, probe) -> None:
         names = find_ends(self.dense, self.work)
         known = dict(operations(self.dense)), dict(operations(self.work))
-        for name in names:
-            pair = [
-                Teacher(model, [found[name]], ())(probe)
-                for model, found in zip((self.dense, self.work), known, strict=True)
-            ]
-            shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in pair]
+        both = []
+        for model, found in zip((self.dense, self.work), known, strict=True):
+            with recorded([found[name] for name in names]) as left:
+                model(probe, training=False)
+                both.append(left(flat=False))
+        lost = []
+        for name, theirs, ours in zip(names, *both, strict=True):
+            shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (theirs, ours)]
             if not shapes[0] or shapes[0] != shapes[1]:
                 continue
             self.names.append(name)
-            for tensor in pair[0]:
-                array = ops.convert_to_numpy(ops.cast(tensor, "float32"))
+            for wanted, found in zip(theirs, ours, strict=True):
+                array = ops.convert_to_numpy(ops.cast(wanted, "float32"))
                 self.features.append(Distance.fitted("values", array, 1.0))
+                lost.append(float(ops.mean(self.features[-1](array, found))))
+        if lost:
+            self.feature_weight = self.settings.features / max(float(np.mean(lost)), NEAR)
         if not self.names:
             validation.warn_user(
                 f"No inner outputs of '{self.dense.name}' and '{self.work.name}' can be matched, "
@@ -152,7 +172,7 @@ class Run:
 
     def _targets(self) -> tuple:
         """The dense network's outputs on all examples, where they are always the same."""
-        if self.settings.augment is not None:
+        if self.settings.augment is not None or self.mix is not None:
             return ()
         probe = take(self.examples.groups[0], np.arange(1))
         size = sum(math.prod(tensor.shape) * 4 for tensor in self.teacher(probe))
@@ -186,7 +206,7 @@ class Run:
         settings = self.settings
         student = Student(
             self.work, self.teacher, self.outputs, self.features, self.ends[1], self.keep,
-            1.0 if cut else settings.features, cut, quantize=settings.quantize,
+            1.0 if cut else self.feature_weight, cut, quantize=settings.quantize,
         )  # fmt: skip
         rate = settings.learning_rate
         optimizer = _optimizer(settings)
@@ -202,6 +222,8 @@ class Run:
             optimizer.learning_rate = rate * schedule(clock.progress())
             inputs, targets = next(batches)
             inputs = augmented(settings.augment, inputs, self.random)
+            if self.mix is not None:
+                inputs = self.mix(inputs, self.random)
             loss = float(student.train_on_batch(inputs, targets))
             clock.tick()
             if not math.isfinite(loss):
@@ -209,23 +231,26 @@ class Run:
                 break
             if clock.time_to_look():
                 began = time.perf_counter()
-                self._look(sum(self.steps.values()) + clock.done)
+                if self._look(sum(self.steps.values()) + clock.done) > FAR * self.before.mean():
+                    self._restore()
+                    rate *= LOWER
                 clock.looked(time.perf_counter() - began)
             self._advance(name, share if cut else 1.0, clock.progress())
         self.steps[name] = clock.done
         self._look(sum(self.steps.values()))
         self._restore()
 
-    def _look(self, step: int) -> None:
-        """Compare with the best weights so far on the held-out examples, and keep the better."""
+    def _look(self, step: int) -> float:
+        """The held-out distance, compared with that of the best weights so far, which are kept."""
         scores = self._score()
-        self.log.append((step, float(scores.mean())))
-        if not np.isfinite(scores).all() or scores.mean() >= self.scores.mean():
-            return
+        distance = float(scores.mean()) if np.isfinite(scores).all() else math.inf
+        self.log.append((step, distance))
         gain = self.before - scores
         # The beginning is only left for what is better beyond chance.
-        if gain.mean() > gain.std() / math.sqrt(len(gain)):
+        chance = gain.std() / math.sqrt(len(gain)) if distance < math.inf else math.inf
+        if distance < self.scores.mean() and gain.mean() > chance:
             self.best, self.scores = self._values(), scores
+        return distance
 
     def _score(self) -> np.ndarray:
         """(held-out examples,) distances of the outputs."""

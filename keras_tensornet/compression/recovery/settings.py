@@ -22,19 +22,26 @@ class RecoverySettings:
             falls to zero all the same. Results then depend on how fast the machine is.
         epochs: passes over the examples, both phases together. None takes 30, and more where that
             would be fewer than 400 steps.
-        blocks: share in [0, 1) of the steps in which each block is trained on its own.
-        features: weight of the ends of the blocks against the outputs of the network, in the
-            second phase.
+        blocks: share in [0, 1) of the steps in which each block is first trained on its own,
+            no gradient passing the end of a block.
+        features: weight of the ends of the blocks against the outputs of the network, where it is
+            trained as a whole; the distance that they have at the beginning is their unit. A
+            thousand examples say little by their outputs and much by what they become inside: with
+            less weight a large network learns its examples by heart.
         match: how outputs are compared: "auto", "logits" or "probabilities" (of classes, on the
             last axis), "binary_logits" or "binary" (each value a probability of its own), "values",
             a function `(target, output) -> (batch,)`, or a list or dict of these in the structure
             of the outputs.
         temperature: at which class scores are compared.
         learning_rate: its peak; it warms up over the first 5 % and falls to zero along a cosine.
+            Where the held-out examples show that it is too high for a network, it is lowered.
         batch_size: of a step.
         augment: `(inputs, random) -> inputs`, applied to each batch of examples (NumPy arrays in
             the model's own structure) with a `numpy.random.Generator`, or a Keras layer, which is
-            called with training=True. The dense model then sees what the small one sees.
+            called with training=True. The dense model then sees what the small one sees. For
+            images there is `keras_tensornet.augment.shifted()`.
+        mix: share of batches whose examples are mixed with one another, after `augment`: see
+            `keras_tensornet.augment.mixed`, which says what is never mixed. 0 for none.
         held_out: share in (0, 0.5] of the examples that are not trained on and decide which weights
             are kept.
         optimizer: instead of Adam; its own learning rate is replaced by the schedule's.
@@ -46,13 +53,14 @@ class RecoverySettings:
 
     seconds: float | None = 80.0
     epochs: int | None = None
-    blocks: float = 0.25
-    features: float = 0.5
+    blocks: float = 0.0
+    features: float = 1.25
     match: Any = "auto"
     temperature: float = 2.0
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     batch_size: int = 50
     augment: Callable | None = None
+    mix: float = 0.5
     held_out: float = 0.1
     optimizer: keras.Optimizer | None = None
     quantize: str | None = None
@@ -68,6 +76,7 @@ class RecoverySettings:
         _number("features", self.features, lambda value: value >= 0, "at least 0")
         _number("temperature", self.temperature, lambda value: value > 0, "positive")
         _number("learning_rate", self.learning_rate, lambda value: value > 0, "positive")
+        _number("mix", self.mix, lambda value: 0 <= value <= 1, "in [0, 1]")
         _number("held_out", self.held_out, lambda value: 0 < value <= 0.5, "in (0, 0.5]")
         if self.quantize is not None:
             validation.one_of("quantize", self.quantize, ("int8",))
