@@ -40,16 +40,15 @@ def shifted(most: float = 0.125, mirrored: bool = True) -> Augment:
     if not 0.0 <= most < 1.0:
         raise ValueError(f"`most` must lie in [0, 1). Received: most={most}.")
 
-    def augment(images, random):
+    def augment(images: Any, random: np.random.Generator) -> Any:
         _check_images(images)
         count, height, width, _ = images.shape
         up, left = int(most * height), int(most * width)
         padded = np.pad(images, ((0, 0), (up, up), (left, left), (0, 0)))
-        rows = random.integers(0, 2 * up + 1, count)
-        columns = random.integers(0, 2 * left + 1, count)
-        turned = random.random(count) < 0.5 if mirrored else np.zeros(count, bool)
+        corners = random.integers(0, (2 * up + 1, 2 * left + 1), (count, 2))
+        turned = (random.random(count) < 0.5) & mirrored
         result = np.empty_like(images)
-        for place, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        for place, (row, column) in enumerate(corners):
             window = padded[place, row : row + height, column : column + width]
             result[place] = window[:, ::-1] if turned[place] else window
         return result
@@ -78,7 +77,7 @@ def mixed(share: float = 0.5) -> Augment:
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"`share` must lie in [0, 1]. Received: share={share}.")
 
-    def augment(inputs, random):
+    def augment(inputs: Any, random: np.random.Generator) -> Any:
         leaves = keras.tree.flatten(inputs)
         if random.random() >= share or not can_mix(inputs):
             return inputs
@@ -108,7 +107,7 @@ def chained(*augments: Augment) -> Augment:
         if not callable(one):
             raise TypeError(f"An augmentation must be a function. Received: {one!r}.")
 
-    def augment(inputs, random):
+    def augment(inputs: Any, random: np.random.Generator) -> Any:
         for one in augments:
             inputs = one(inputs, random)
         return inputs
@@ -121,12 +120,14 @@ def _averaged(own: np.ndarray, other: np.ndarray, weight: np.ndarray) -> np.ndar
     return (weight * own + (1.0 - weight) * other).astype(own.dtype)
 
 
-def _with_boxes(own: np.ndarray, other: np.ndarray, share: np.ndarray, corner: np.ndarray):
+def _with_boxes(
+    own: np.ndarray, other: np.ndarray, share: np.ndarray, corner: np.ndarray
+) -> np.ndarray:
     """Examples with a box of others in them; all axes but the first and the last are cut."""
     result, extents = own.copy(), own.shape[1:-1]
     for place in range(len(own)):
         side = share[place] ** (1.0 / len(extents))  # so that the box has that share
-        box: list = [place]
+        box: list[Any] = [place]
         for axis, extent in enumerate(extents):
             size = round(side * extent)
             start = int(corner[place, axis] * (extent - size + 1))
@@ -135,7 +136,7 @@ def _with_boxes(own: np.ndarray, other: np.ndarray, share: np.ndarray, corner: n
     return result
 
 
-def can_mix(inputs) -> bool:
+def can_mix(inputs: Any) -> bool:
     """Whether `mixed` mixes such inputs: all are floats, and none holds tokens or the like."""
     return all(
         np.issubdtype(leaf.dtype, np.floating)
@@ -144,7 +145,7 @@ def can_mix(inputs) -> bool:
     )
 
 
-def _check_images(images) -> None:
+def _check_images(images: Any) -> None:
     if not isinstance(images, np.ndarray) or images.ndim != IMAGES:
         received = getattr(images, "shape", type(images).__name__)
         raise ValueError(

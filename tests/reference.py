@@ -8,6 +8,7 @@ import keras_tensornet
 # The rooms whose names are public, in the order of the page.
 ROOMS = {
     "Compressing a model": "compression",
+    "Augmentation": "augment",
     "Back to Keras": "back_to_keras",
     "Reports": "reports",
     "Serving": "serving",

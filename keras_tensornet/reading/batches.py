@@ -187,7 +187,7 @@ class Batches:
                 break
         return self._whole(parts)
 
-    def peek(self):
+    def peek(self) -> Any:
         """x of a few examples, to see what they look like; what is read once stays whole."""
         with self._named():
             part = self.source.peek()
@@ -310,7 +310,7 @@ class Batches:
                 yield part
 
     @contextmanager
-    def _named(self):
+    def _named(self) -> Iterator[None]:
         """Within it, what does not fit is said with the names of the data and the model."""
         try:
             yield

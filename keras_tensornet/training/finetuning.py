@@ -21,7 +21,8 @@ from keras_tensornet.compression.recovery.distances import Distance, kinds_of
 from keras_tensornet.compression.recovery.student import Student, Teacher
 from keras_tensornet.reading import read_examples
 from keras_tensornet.rewriting.clones import compile_like
-from keras_tensornet.rewriting.walker import is_graph, rewrite_model
+from keras_tensornet.rewriting.composites import is_graph
+from keras_tensornet.rewriting.walker import rewrite_model
 from keras_tensornet.types import Shape
 
 WARM_UP = 0.05
