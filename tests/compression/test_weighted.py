@@ -85,6 +85,22 @@ def test_weighted_matrix_is_the_optimum_of_the_generalised_svd():
     assert weighted_error(kernel, network, modes, metric, cores) == pytest.approx(best, rel=1e-4)
 
 
+def test_scaled_outputs_count_by_the_square_of_their_scale():
+    x, scale = RANDOM.standard_normal((50, 7)), np.array([0.1, 3.0, 1.0, 0.5, 7.0])
+    modes = kernel_modes(7, 5, 1, 1)
+    network = formats.get("tt").build(modes, 2)
+    kernel = RANDOM.standard_normal((7, 5))
+    metric = Metric.regularised((x.T @ x / len(x))[None], scale, ridge=0.0)
+    cores = weighted_decomposition(kernel, network, modes, metric)
+    lost = x @ (kernel - np.einsum("aib,bjc->ij", *cores)) * scale
+    share = np.linalg.norm(lost) / np.linalg.norm(x @ kernel * scale)
+    assert weighted_error(kernel, network, modes, metric, cores) == pytest.approx(share)
+    # Truncated SVD of what the outputs are on the data: nothing of that rank loses less.
+    values = np.linalg.svd(x @ kernel * scale, compute_uv=False)
+    best = np.sqrt(np.sum(values[2:] ** 2) / np.sum(values**2))
+    assert share == pytest.approx(best, rel=1e-4)  # least squares end at 1e-5
+
+
 def test_identity_metric_gives_the_plain_error():
     kernel, network, modes, _ = problem("tt")
     metric = Metric(np.eye(36)[None])

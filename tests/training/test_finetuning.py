@@ -77,6 +77,31 @@ def test_distillation_follows_the_teacher_where_targets_are_useless(activation):
     assert teacher.trainable
 
 
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_the_loss_of_distillation_is_that_of_hinton(activation, temperature):
+    """T^2 KL(teacher || student) of softened outputs: its gradient is of one size for every T."""
+    teacher, student = classifier(activation), classifier(activation)
+    student.layers[0].kernel.assign(0.3 * RANDOM.standard_normal((20, 24)))
+    settings = {"distillation": 0.75, "temperature": temperature, "learning_rate": 1e-9}
+    trained = finetune(student, (X, Y), epochs=1, batch_size=96, teacher=teacher, **settings)
+    found = trained.history.history["loss"][0]
+
+    def logits(model):
+        outputs = model.predict(X, verbose=0).astype("float64")
+        return outputs if activation is None else np.log(outputs)
+
+    def softened(model, by):
+        powers = np.exp(logits(model) / by)
+        return powers / powers.sum(1, keepdims=True)
+
+    wanted, have = softened(teacher, temperature), softened(student, temperature)
+    distance = temperature**2 * np.mean(np.sum(wanted * np.log(wanted / have), axis=1))
+    own = -np.mean(np.log(softened(student, 1.0)[np.arange(96), Y]))
+    assert distance > 0.1
+    assert found == pytest.approx(0.25 * own + 0.75 * distance, rel=1e-4)
+
+
 def test_gradual_compression_goes_through_all_rounds(trained):
     sizes = []
     result = gradual_compression(
