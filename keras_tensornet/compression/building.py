@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -16,15 +17,16 @@ def build_compressed(
     model: keras.Model, found: Mapping[str, tuple[Subject, Candidate]]
 ) -> keras.Model:
     """The model with the layers that were decomposed replaced."""
-    parts: dict[str, list] = {}  # the kernels of one layer
+    parts: dict[str, list[Any]] = {}  # the kernels of one layer
     for subject, candidate in found.values():
         parts.setdefault(subject.target.layer_path, []).append((subject, candidate))
 
-    def replace(layer, path):
+    def replace(layer: keras.Layer, path: str) -> keras.Layer | None:
         if path not in parts:
             return None
         pieces = {subject.target.part: piece_of(candidate) for subject, candidate in parts[path]}
-        result = kind_of(layer).assemble(layer, pieces)
+        kind: Any = kind_of(layer)  # a target has one
+        result = kind.assemble(layer, pieces)
         for subject, candidate in parts[path]:
             add_to_bias(subject.target.kind.bias(result), subject.bias_shift(candidate))
         return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -55,7 +55,7 @@ class Calibration:
     sensitivities: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 
-def calibrate(model: keras.Model, data) -> Calibration:
+def calibrate(model: keras.Model, data: Any) -> Calibration:
     """Run a model on calibration data once, for any number of plans and compressions.
 
     Args:
@@ -72,26 +72,26 @@ def calibrate(model: keras.Model, data) -> Calibration:
     return Calibration(data, _known(model, find_kernels(model), data))
 
 
-def knowledge_of(model: keras.Model, targets: list[Target], data) -> Mapping[str, Knowledge]:
+def knowledge_of(model: keras.Model, targets: list[Target], data: Any) -> Mapping[str, Knowledge]:
     """`path -> Knowledge` from a `Calibration`, or from data on the spot."""
     if isinstance(data, Calibration):
         return data.known
     return _known(model, targets, data)
 
 
-def readable(model: keras.Model, data):
+def readable(model: keras.Model, data: Any) -> Any:
     """Calibration data of any form, such that it can be read more than once; None stays None."""
     if data is None or isinstance(data, Calibration):
         return data
     return read_inputs(model, data, name="calibration_data")
 
 
-def calibration_inputs(data):
+def calibration_inputs(data: Any) -> Any:
     """The inputs of a `Calibration`, or the data itself."""
     return data.data if isinstance(data, Calibration) else data
 
 
-def _known(model: keras.Model, targets: list[Target], data) -> dict[str, Knowledge]:
+def _known(model: keras.Model, targets: list[Target], data: Any) -> dict[str, Knowledge]:
     by_path = {target.path: target for target in targets}
     found = {path: target.kind.geometry(target.layer) for path, target in by_path.items()}
     chosen = {
@@ -135,14 +135,14 @@ def absorbs_mean(target: Target, outputs: int) -> bool:
     )
 
 
-def _in_order(layer) -> bool:
+def _in_order(layer: keras.Layer) -> bool:
     """Whether the bias of an `EinsumDense` runs over the same axes as its kernel's columns."""
     equation = parse_equation(layer.equation)
     axes = [label for label in equation.outputs if label in layer.bias_axes]
     return "".join(axes) == equation.new
 
 
-def output_scale(layer, outputs: int) -> np.ndarray | None:
+def output_scale(layer: keras.Layer, outputs: int) -> np.ndarray | None:
     """|gamma| / sigma of the one batch normalisation that follows a layer, per output channel."""
     norms = normalisations_after(layer)
     if len(norms) != 1 or norms[0].moving_variance.shape != (outputs,):
@@ -154,7 +154,7 @@ def output_scale(layer, outputs: int) -> np.ndarray | None:
     return np.maximum(scale, 1e-3 * scale.max()) if scale.max() > 0 else None
 
 
-def normalisations_after(layer) -> list:
+def normalisations_after(layer: keras.Layer) -> list[Any]:
     """The batch normalisations that are all that a linear layer's output goes to, else none."""
     users = [node.operation for node in layer._outbound_nodes]
     if layer.activation is not keras.activations.linear:

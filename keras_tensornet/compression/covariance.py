@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ LARGEST_STATE = 1 << 20
 
 
 def patch_moments(
-    model: keras.Model, paths: Iterable[str], data, batch_size: int = BATCH
+    model: keras.Model, paths: Iterable[str], data: Any, batch_size: int = BATCH
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """First and second moments of the input patches of some layers, over calibration data.
 
@@ -64,7 +65,7 @@ def patch_moments(
     return found
 
 
-def _recorded(model, layers, data: Batches, recorder: Recorder) -> Recorder:
+def _recorded(model: keras.Model, layers: Any, data: Batches, recorder: Recorder) -> Recorder:
     with unchanged(model), listening(recorder, layers):
         for batch in data.inputs():
             _check_finite(batch)
@@ -75,7 +76,7 @@ def _recorded(model, layers, data: Batches, recorder: Recorder) -> Recorder:
     return recorder
 
 
-def _call(model, batch) -> None:
+def _call(model: keras.Model, batch: Any) -> None:
     try:
         model(batch, training=False)
     except Exception as error:
@@ -86,7 +87,7 @@ def _call(model, batch) -> None:
         ) from error
 
 
-def _check_finite(batch) -> None:
+def _check_finite(batch: Any) -> None:
     for leaf in keras.tree.flatten(batch):
         array = np.asarray(leaf)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -98,7 +99,7 @@ def _check_finite(batch) -> None:
 
 
 @contextmanager
-def unchanged(model) -> Iterator[None]:
+def unchanged(model: keras.Model) -> Iterator[None]:
     """Put back what a call of the model changes, such as the states of stateful layers."""
     # Keras does not count the states of recurrent layers among a model's variables.
     states = [getattr(layer, "states", None) or [] for _, layer in walk_layers(model)]
@@ -115,7 +116,7 @@ def unchanged(model) -> Iterator[None]:
             variable.assign(value)
 
 
-def _layers(model, paths: Iterable[str]) -> dict[str, tuple]:
+def _layers(model: keras.Model, paths: Iterable[str]) -> dict[str, tuple[Any, ...]]:
     """`path -> (layer, geometry, recurrent)`."""
     known = dict(walk_layers(model))
     given = paths if isinstance(paths, Mapping) else {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -97,13 +98,13 @@ def cut_cores(
     missing = rank - len(values)
     left, right = np.pad(left, ((0, 0), (0, missing))), np.pad(right, ((0, missing), (0, 0)))
     patch = (*(label for label, _ in network.spatial), *network.in_labels)
-    cores: list = [None, None]
+    cores: list[Any] = [None, None]
     cores[cut.inputs] = _arranged(left, (*patch, *cut.bonds), network, cut.inputs)
     cores[cut.outputs] = _arranged(right, (*cut.bonds, *network.out_labels), network, cut.outputs)
     return cores
 
 
-def _whitened(kernel, modes: KernelModes, metric: Metric | None):
+def _whitened(kernel: Any, modes: KernelModes, metric: Metric | None) -> Any:
     """R W S (patch, outputs) and R; the weights S of the outputs are divided out again."""
     matrix = as_matrix(np.asarray(kernel, dtype=np.float64), modes)[0]
     if metric is None:

@@ -13,6 +13,7 @@ Compression by default leaves alone
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -43,7 +44,7 @@ def ends(model: keras.Layer, layers: Sequence[tuple[str, keras.layers.Layer]]) -
     return found | {path: LAST for path, layer in layers if id(layer) in last}
 
 
-def _last_of(model, known: set[int]) -> list:
+def _last_of(model: keras.Model, known: set[int]) -> list[Any]:
     """The layers of `known` nearest to the outputs of a model."""
     if keras_internals.graph_of(model) is not None:
         return [layer for tensor in model.outputs for layer in _behind(tensor, known)]
@@ -59,7 +60,7 @@ def _last_of(model, known: set[int]) -> list:
     return []
 
 
-def _behind(tensor, known: set[int]) -> list:
+def _behind(tensor: Any, known: set[int]) -> list[Any]:
     """The layer of `known` that made a symbolic tensor, along layers with a single input."""
     while True:
         operation, node_index, tensor_index = keras_internals.maker_of(tensor)

@@ -28,11 +28,11 @@ class Piece(NamedTuple):
 
     format: str
     rank: formats.Rank
-    arguments: Mapping
-    cores: list
+    arguments: Mapping[str, Any]
+    cores: list[Any]
 
     @property
-    def all_arguments(self) -> dict:
+    def all_arguments(self) -> dict[str, Any]:
         """Format, rank and the further arguments."""
         return {"format": self.format, "rank": self.rank, **self.arguments}
 
@@ -59,22 +59,22 @@ class Kind:
         factorized: type[keras.layers.Layer],
         family: str | None = None,
         arranged: bool = True,
-    ):
+    ) -> None:
         self.dense, self.factorized = dense, factorized
         self.family, self.arranged = family, arranged
 
-    def refusal(self, layer) -> str:
+    def refusal(self, layer: keras.Layer) -> str:
         """Why a layer of this kind cannot be factorized all the same; "" where it can."""
         return ""
 
-    def kernels(self, layer) -> dict[str, keras.Variable]:
+    def kernels(self, layer: keras.Layer) -> dict[str, keras.Variable]:
         """The kernels that cores can stand for, by the argument that takes their ranks.
 
         The first is the one that plans decompose.
         """
         return {"rank": layer.kernel}
 
-    def kernel(self, layer) -> keras.Variable:
+    def kernel(self, layer: keras.Layer) -> keras.Variable:
         """The kernel that plans decompose."""
         return next(iter(self.kernels(layer).values()))
 
@@ -82,7 +82,7 @@ class Kind:
         """Further kernels that plans decompose: `name -> kind`, which says all about that one."""
         return {}
 
-    def bias(self, layer) -> tuple[keras.Variable, int | None] | None:
+    def bias(self, layer: keras.Layer) -> tuple[keras.Variable, int | None] | None:
         """What is added to the kernel's product, in the dense layer and in the factorized one.
 
         Returns:
@@ -91,7 +91,7 @@ class Kind:
         bias = getattr(layer, "bias", None)
         return None if bias is None else (bias, None)
 
-    def assemble(self, layer, pieces: Mapping[str, Piece]):
+    def assemble(self, layer: keras.Layer, pieces: Mapping[str, Piece]) -> keras.Layer:
         """The factorized layer with the cores that plans have found.
 
         Args:
@@ -104,11 +104,11 @@ class Kind:
         self.holder(result).assign_cores(piece.cores)
         return result
 
-    def arguments(self, layer, format: str) -> dict:
+    def arguments(self, layer: keras.Layer, format: str) -> dict[str, Any]:
         """Arguments of the factorized layer that suit a trained kernel in a format."""
         return formats.get(format).trained_arguments(self.family)
 
-    def shell(self, layer, arguments: dict):
+    def shell(self, layer: keras.Layer, arguments: dict[str, Any]) -> keras.Layer:
         """The factorized layer, built, with the dense one's settings and biases and unset cores."""
         config = settings_of(layer, DENSE_ONLY, self.dense) | {"kernel_initializer": "zeros"}
         result = self.factorized(**(config | arguments))
@@ -120,7 +120,7 @@ class Kind:
             result.bias.assign(ops.copy(layer.bias))
         return result
 
-    def fresh(self, layer, arguments: dict):
+    def fresh(self, layer: keras.Layer, arguments: dict[str, Any]) -> keras.Layer:
         """The factorized layer, built, with weights as its initializers make them."""
         result = self.factorized(**(settings_of(layer, DENSE_ONLY, self.dense) | arguments))
         result.build(built_shape(layer))
@@ -130,11 +130,11 @@ class Kind:
         """What of the factorized layer holds the cores of the first kernel."""
         return factorized
 
-    def workload(self, layer, holder, batch_size: int) -> Workload | None:
+    def workload(self, layer: keras.Layer, holder: Any, batch_size: int) -> Workload | None:
         """What one batch makes the kernel compute; None where nothing is multiplied."""
         return holder.workload((batch_size, *built_shape(layer)[1:]), merged=True)
 
-    def geometry(self, layer) -> Geometry | None:
+    def geometry(self, layer: keras.Layer) -> Geometry | None:
         """The patches that the first kernel is multiplied with; None where they are not known."""
         if not self.arranged:
             return None
@@ -144,7 +144,7 @@ class Kind:
             return None
 
 
-def add_to_bias(bias, shift: np.ndarray | None) -> None:
+def add_to_bias(bias: Any, shift: np.ndarray | None) -> None:
     """Add to a bias, or to one of its rows, see `Kind.bias`; None adds nothing."""
     if bias is None or shift is None:
         return

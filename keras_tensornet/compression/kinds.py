@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,12 +23,13 @@ from keras_tensornet.layers.conversion import DENSE_ONLY
 from keras_tensornet.layers.equations import parse_equation
 from keras_tensornet.rewriting.choice import as_tuple, chosen_paths
 from keras_tensornet.rewriting.walker import walk_layers
+from keras_tensornet.types import Rank, Tensor
 
 
 class ConvKind(Kind):
     """Convolutions: the spatial modes of a 1x1 kernel are one."""
 
-    def arguments(self, layer, format: str) -> dict:
+    def arguments(self, layer: keras.Layer, format: str) -> dict[str, Any]:
         """Arguments of the factorized layer that suit a trained kernel in a format."""
         pointwise = all(extent == 1 for extent in layer.kernel_size)
         return super().arguments(layer, format) | ({"spatial": "joint"} if pointwise else {})
@@ -36,7 +38,7 @@ class ConvKind(Kind):
 class EinsumKind(Kind):
     """Products of any axes, unless each index of an axis has a product of its own."""
 
-    def refusal(self, layer) -> str:
+    def refusal(self, layer: keras.Layer) -> str:
         """Why its equation is no matrix product."""
         try:
             parse_equation(layer.equation)
@@ -48,11 +50,11 @@ class EinsumKind(Kind):
 class EmbeddingKind(Kind):
     """Tables, of which rows are looked up."""
 
-    def kernels(self, layer) -> dict[str, keras.Variable]:
+    def kernels(self, layer: keras.Layer) -> dict[str, keras.Variable]:
         """The table."""
         return {"rank": layer.embeddings}
 
-    def shell(self, layer, arguments: dict):
+    def shell(self, layer: keras.Layer, arguments: dict[str, Any]) -> keras.Layer:
         """The factorized layer, built, its cores unset."""
         config = self.dense.get_config(layer)
         config = {key: value for key, value in config.items() if key not in DENSE_ONLY}
@@ -62,12 +64,12 @@ class EmbeddingKind(Kind):
             result.reverse_embeddings.assign(ops.copy(layer.reverse_embeddings))
         return result
 
-    def workload(self, layer, holder, batch_size: int) -> None:
+    def workload(self, layer: keras.Layer, holder: Any, batch_size: int) -> None:
         """None: looking up is no multiplication."""
         return None
 
 
-def _of_keras(kind: type[Kind], name: str, *settings, **more) -> Kind:
+def _of_keras(kind: type[Kind], name: str, *settings: Any, **more: Any) -> Kind:
     factorized = getattr(layers, f"Factorized{name}")
     return kind(getattr(keras.layers, name), factorized, *settings, **more)
 
@@ -78,7 +80,7 @@ REVERSIBLE = [
     for name in ("ReversibleEmbedding",)
     if hasattr(keras.layers, name)
 ]
-KINDS: dict[type, Kind] = {
+KINDS: dict[type[Any], Kind] = {
     kind.dense: kind
     for kind in (
         _of_keras(Kind, "Dense", "dense"),
@@ -153,7 +155,7 @@ class Target:
         """The kernel's shape in Keras layout."""
         return tuple(self.kernel.shape)
 
-    def shell(self, format: str, rank, arguments: Mapping):
+    def shell(self, format: str, rank: Rank, arguments: Mapping[str, Any]) -> keras.Layer:
         """The factorized layer in a format, its cores unset, and the part that holds them."""
         result = self.kind.shell(self.layer, {"format": format, "rank": rank, **arguments})
         return result, self.kind.holder(result)
@@ -164,7 +166,7 @@ ALL_ZERO = "kernel is all zeros"
 COMPUTES = ("__call__", "call", "build", "compute_mask", "add_weight")
 
 
-def kind_of(layer) -> Kind | None:
+def kind_of(layer: keras.Layer) -> Kind | None:
     """The kind of a layer, if there is one for it.
 
     A subclass counts as the layer in the table if it leaves alone what the layer computes.
@@ -226,7 +228,12 @@ def find_kernels(model: keras.Model) -> list[Target]:
 
 
 def left_out(
-    model: keras.Model, targets: list[Target], include, exclude, named: Iterable[str], others=()
+    model: keras.Model,
+    targets: list[Target],
+    include: Any,
+    exclude: Any,
+    named: Iterable[str],
+    others: Any = (),
 ) -> dict[str, str]:
     """`path -> reason` of the targets that stay dense by the user's choice or by default.
 
@@ -264,7 +271,7 @@ def left_out(
     return {path: reason for path, reason in reasons.items() if path not in set(named)}
 
 
-def _chosen(argument: str, items, targets: list[Target], others) -> set[str]:
+def _chosen(argument: str, items: Any, targets: list[Target], others: Any) -> set[str]:
     layers = [(target.path, target.layer) for target in targets]
     apart = [(other.path, other.layer, other.note) for other in others]
     found = chosen_paths(argument, items, layers, "layers that can be compressed", apart)
@@ -293,7 +300,9 @@ def zero_kernels(targets: Iterable[Target]) -> dict[str, str]:
     return {target.path: ALL_ZERO for target in targets if not kernel_array(target).any()}
 
 
-def factorized_layer(target: Target, format: str, rank, cores, arguments: dict):
+def factorized_layer(
+    target: Target, format: str, rank: Rank, cores: list[Tensor], arguments: dict[str, Any]
+) -> Any:
     """The factorized layer for a target, holding given cores.
 
     Returns:
@@ -304,6 +313,6 @@ def factorized_layer(target: Target, format: str, rank, cores, arguments: dict):
     return result
 
 
-def kernel_array(target: Target):
+def kernel_array(target: Target) -> Any:
     """The kernel as a NumPy array in Keras layout."""
     return ops.convert_to_numpy(target.kernel)

@@ -9,6 +9,7 @@ outputs X W for the plain kernel W (patch entries, outputs), see `KernelModes.pl
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -37,8 +38,9 @@ class Geometry:
         ValueError: for an `EinsumDense` whose equation is no matrix product.
     """
 
-    def __init__(self, layer, recurrent: bool = False):
-        self.groups, self.kernel_size, self.equation = 1, (), None
+    def __init__(self, layer: keras.Layer, recurrent: bool = False) -> None:
+        self.groups, self.equation = 1, None
+        self.kernel_size: tuple[int, ...] = ()
         if isinstance(layer, RECURRENT):
             kernel = layer.cell.recurrent_kernel if recurrent else layer.cell.kernel
             self.in_size = kernel.shape[0]
@@ -50,19 +52,19 @@ class Geometry:
             self._read(layer)
         self.patch = math.prod(self.kernel_size) * self.in_size
 
-    def _read(self, layer) -> None:
+    def _read(self, layer: keras.Layer) -> None:
         shape = tuple(layer.kernel.shape)
         self.kernel_size = shape[:-2]
         self.transposed = isinstance(layer, keras.layers.Conv2DTranspose)
         self.in_size = shape[-1] if self.transposed else shape[-2]
         self.groups = getattr(layer, "groups", 1)
         self.strides = getattr(layer, "strides", ())
-        self.dilation_rate = getattr(layer, "dilation_rate", ())
+        self.dilation_rate: tuple[int, ...] = getattr(layer, "dilation_rate", ())
         self.padding = getattr(layer, "padding", "valid")
         self.output_padding = getattr(layer, "output_padding", None)
         self.data_format = getattr(layer, "data_format", "channels_last")
 
-    def patches(self, inputs, mask=None) -> np.ndarray:
+    def patches(self, inputs: Any, mask: Any = None) -> np.ndarray:
         """(groups, at most about `MOST_PATCHES`, patch) in float32.
 
         Args:
@@ -85,7 +87,7 @@ class Geometry:
             inputs = inputs.transpose(*kept, *summed)
         return inputs.reshape(-1, self.in_size)
 
-    def _convolved(self, inputs) -> np.ndarray:
+    def _convolved(self, inputs: Any) -> np.ndarray:
         """Patches of a convolution, some examples at a time."""
         ndim = len(self.kernel_size)
         if self.data_format == "channels_first":
@@ -103,7 +105,7 @@ class Geometry:
             found.append(np.stack([tap.reshape(-1, self.patch)[::step] for tap in taps]))
         return np.concatenate(found, axis=1)
 
-    def _taps(self, inputs):
+    def _taps(self, inputs: Any) -> Any:
         """A convolution with the identity as its kernel: each patch entry becomes a channel."""
         identity = np.eye(self.patch, dtype="float32")
         identity = identity.reshape(*self.kernel_size, self.in_size, self.patch)

@@ -12,6 +12,7 @@ import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +28,7 @@ Event = tuple[str, int]
 class Sums:
     """Sums of x x^T and of x over patches x, and how many there were."""
 
-    def __init__(self, geometry: Geometry):
+    def __init__(self, geometry: Geometry) -> None:
         groups, patch = geometry.groups, geometry.patch
         self.gram = np.zeros((groups, patch, patch), "float32")
         self.total = np.zeros((groups, patch), "float64")
@@ -60,20 +61,20 @@ class Recorder:
             next one sets `unsteady`, and has to be run again without.
     """
 
-    def __init__(self, share: bool = True):
+    def __init__(self, share: bool = True) -> None:
         self.share, self.unsteady = share, False
         self.sums: dict[Event, Sums] = {}
         self.owners: dict[Event, Event] = {}
         self.calls: dict[str, int] = {}
-        self.seen: dict[tuple, tuple[weakref.ref, Event]] = {}
+        self.seen: dict[tuple[Any, ...], tuple[weakref.ref[Any], Event]] = {}
         self.padding = None
 
-    def start(self, batch) -> None:
+    def start(self, batch: Any) -> None:
         """Forget which tensors the batch before this one had."""
         self.calls, self.seen = {}, {}
         self.padding = batch.get(PADDING) if isinstance(batch, Mapping) else None
 
-    def record(self, path: str, geometry: Geometry, inputs, mask=None) -> None:
+    def record(self, path: str, geometry: Geometry, inputs: Any, mask: Any = None) -> None:
         """Add the patches of one call."""
         event = path, self.calls.get(path, 0)
         self.calls[path] = event[1] + 1
@@ -86,7 +87,7 @@ class Recorder:
             self.sums[event] = Sums(geometry)
         self.sums[event].add(geometry.patches(inputs, self._mask(geometry, inputs, mask)))
 
-    def _owner(self, event: Event, geometry: Geometry, inputs) -> Event:
+    def _owner(self, event: Event, geometry: Geometry, inputs: Any) -> Event:
         """The first call in this batch that was given the same tensor to take the same rows of."""
         if not self.share or geometry.kernel_size:
             return event
@@ -100,7 +101,7 @@ class Recorder:
             self.seen[key] = weakref.ref(inputs), event
         return event
 
-    def _mask(self, geometry: Geometry, inputs, mask):
+    def _mask(self, geometry: Geometry, inputs: Any, mask: Any) -> Any:
         """Which positions count: those of Keras' mask, or else of an input that says so."""
         if geometry.kernel_size:
             return None
@@ -134,7 +135,7 @@ class Recorder:
 
 
 @contextmanager
-def listening(recorder: Recorder, layers: Mapping[str, tuple]) -> Iterator[None]:
+def listening(recorder: Recorder, layers: Mapping[str, tuple[Any, ...]]) -> Iterator[None]:
     """Record what kernels are multiplied by in every call of their layers within the context.
 
     Args:
@@ -155,7 +156,7 @@ def listening(recorder: Recorder, layers: Mapping[str, tuple]) -> Iterator[None]
 
 
 @contextmanager
-def _stand_in(layer, name: str, around: Callable) -> Iterator[None]:
+def _stand_in(layer: keras.Layer, name: str, around: Callable[..., Any]) -> Iterator[None]:
     """Let `around(method)` stand in for a method of one object, and take it away again."""
     method = getattr(layer, name)
     before = vars(layer).get(name)
@@ -169,9 +170,9 @@ def _stand_in(layer, name: str, around: Callable) -> Iterator[None]:
             vars(layer)[name] = before
 
 
-def _inputs_noted(note: Callable) -> Callable:
-    def around(call):
-        def noted(*args, **kwargs):
+def _inputs_noted(note: Callable[..., Any]) -> Callable[..., Any]:
+    def around(call: Any) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
             note(args[0] if args else next(iter(kwargs.values())))
             return call(*args, **kwargs)
 
@@ -180,9 +181,9 @@ def _inputs_noted(note: Callable) -> Callable:
     return around
 
 
-def _sequences_noted(note: Callable) -> Callable:
-    def around(inner_loop):
-        def noted(sequences, initial_state, mask, training=False):
+def _sequences_noted(note: Callable[..., Any]) -> Callable[..., Any]:
+    def around(inner_loop: Any) -> Any:
+        def noted(sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
             note(sequences, _single(mask))
             return inner_loop(sequences, initial_state, mask, training=training)
 
@@ -191,11 +192,11 @@ def _sequences_noted(note: Callable) -> Callable:
     return around
 
 
-def _states_noted(layer, note: Callable) -> Callable:
+def _states_noted(layer: keras.Layer, note: Callable[..., Any]) -> Callable[..., Any]:
     """What the recurrent kernel is multiplied by: the first state, and all outputs but the last."""
 
-    def around(inner_loop):
-        def noted(sequences, initial_state, mask, training=False):
+    def around(inner_loop: Any) -> Any:
+        def noted(sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
             wanted = layer.return_sequences
             layer.return_sequences = True
             try:
@@ -215,5 +216,5 @@ def _states_noted(layer, note: Callable) -> Callable:
     return around
 
 
-def _single(mask):
+def _single(mask: Any) -> Any:
     return mask[0] if isinstance(mask, (list, tuple)) and mask else mask

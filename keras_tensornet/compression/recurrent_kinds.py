@@ -17,16 +17,17 @@ from keras_tensornet.compression.kind import Kind, Piece
 from keras_tensornet.compression.patches import RECURRENT_KERNEL, Geometry
 from keras_tensornet.contraction import Workload
 from keras_tensornet.shapes import built_shape
+from keras_tensornet.types import Tensor
 
 
 class RecurrentKind(Kind):
     """Recurrent layers: their cell holds the kernels."""
 
-    def kernels(self, layer) -> dict[str, keras.Variable]:
+    def kernels(self, layer: keras.Layer) -> dict[str, keras.Variable]:
         """The kernel of the inputs, and that of the states."""
         return {"rank": layer.cell.kernel, "recurrent_rank": layer.cell.recurrent_kernel}
 
-    def shell(self, layer, arguments: dict):
+    def shell(self, layer: keras.Layer, arguments: dict[str, Any]) -> keras.Layer:
         """The factorized layer, built, with recurrent kernel and biases, the cores unset."""
         result = self._built(layer, arguments)
         result.assign_recurrence_of(layer)
@@ -40,12 +41,12 @@ class RecurrentKind(Kind):
         """The recurrent kernel."""
         return {RECURRENT_KERNEL: StateKind(self)}
 
-    def bias(self, layer) -> tuple[keras.Variable, int | None] | None:
+    def bias(self, layer: keras.Layer) -> tuple[keras.Variable, int | None] | None:
         """The cell's; a GRU that resets after the product has one of its own for the inputs."""
         bias = layer.cell.bias
         return None if bias is None else (bias, 0 if len(bias.shape) == 2 else None)
 
-    def assemble(self, layer, pieces: Mapping[str, Piece]):
+    def assemble(self, layer: keras.Layer, pieces: Mapping[str, Piece]) -> keras.Layer:
         """The factorized layer with the cores of one kernel or of both."""
         if RECURRENT_KERNEL not in pieces:
             return super().assemble(layer, pieces)
@@ -59,7 +60,7 @@ class RecurrentKind(Kind):
         StateKind(self).holder(result).assign_cores(state.cores)
         return result
 
-    def _built(self, layer, arguments: dict):
+    def _built(self, layer: keras.Layer, arguments: dict[str, Any]) -> keras.Layer:
         with validation.quietly():
             result = self.factorized.from_config(self.dense.get_config(layer) | arguments)
             result.build(built_shape(layer) or (None, None, layer.cell.kernel.shape[0]))
@@ -70,7 +71,7 @@ class RecurrentKind(Kind):
 KEPT_WHOLE = ("ttm", 1, {"in_modes": 1, "out_modes": 1})
 
 
-def recurrent_arguments(arguments: Mapping) -> dict:
+def recurrent_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a kernel of its own as those of a recurrent layer for its recurrent kernel.
 
     Raises:
@@ -91,21 +92,21 @@ def recurrent_arguments(arguments: Mapping) -> dict:
 class StateKind(Kind):
     """The recurrent kernel of a recurrent layer, which its states are multiplied by."""
 
-    def __init__(self, whole: RecurrentKind):
+    def __init__(self, whole: RecurrentKind) -> None:
         super().__init__(whole.dense, whole.factorized, whole.family, whole.arranged)
         self.whole = whole
 
-    def kernels(self, layer) -> dict[str, keras.Variable]:
+    def kernels(self, layer: keras.Layer) -> dict[str, keras.Variable]:
         """The recurrent kernel."""
         return {"recurrent_rank": layer.cell.recurrent_kernel}
 
-    def shell(self, layer, arguments: dict):
+    def shell(self, layer: keras.Layer, arguments: dict[str, Any]) -> keras.Layer:
         """The factorized layer with the input kernel as it is and unset recurrent cores."""
         format, rank, more = KEPT_WHOLE
         kept = {"format": format, "rank": rank, **more}
         return self.whole._built(layer, kept | recurrent_arguments(arguments))
 
-    def fresh(self, layer, arguments: dict):
+    def fresh(self, layer: keras.Layer, arguments: dict[str, Any]) -> keras.Layer:
         """The same: its initializers make all weights."""
         return self.shell(layer, arguments)
 
@@ -113,16 +114,16 @@ class StateKind(Kind):
         """What holds the recurrent cores."""
         return RecurrentHolder(factorized.cell)
 
-    def workload(self, layer, holder, batch_size: int) -> Workload | None:
+    def workload(self, layer: keras.Layer, holder: Any, batch_size: int) -> Workload | None:
         """As that of the input kernel, though its steps come one after another."""
         shape = built_shape(layer) or (None, None, layer.cell.kernel.shape[0])
         return holder.cell.workload((batch_size, *shape[1:-1], layer.units), merged=True)
 
-    def geometry(self, layer) -> Geometry | None:
+    def geometry(self, layer: keras.Layer) -> Geometry | None:
         """The hidden states."""
         return Geometry(layer, recurrent=True)
 
-    def bias(self, layer) -> tuple[keras.Variable, int | None] | None:
+    def bias(self, layer: keras.Layer) -> tuple[keras.Variable, int | None] | None:
         """That of the product with the states; None where a gate multiplies them beforehand."""
         bias = layer.cell.bias
         if bias is None or not getattr(layer.cell, "reset_after", True):
@@ -133,10 +134,10 @@ class StateKind(Kind):
 class RecurrentHolder:
     """The recurrent cores of a cell, as a factorized layer has its cores."""
 
-    def __init__(self, cell):
+    def __init__(self, cell: keras.Layer) -> None:
         self.cell = cell
         self.network, self.modes = cell._recurrent_cores.network, cell._recurrent_cores.modes
 
-    def assign_cores(self, cores) -> None:
+    def assign_cores(self, cores: list[Tensor]) -> None:
         """Set the cores from arrays of their shapes."""
         self.cell._recurrent_cores.assign(cores)

@@ -19,6 +19,7 @@ from keras import ops
 from keras_tensornet.compression.choosing.budgets import BudgetTooSmall
 from keras_tensornet.compression.recovery.distances import kinds_of
 from keras_tensornet.reading import Batches, read_examples, read_inputs
+from keras_tensornet.types import Tensor
 
 MOST_TRIALS = 10
 # The first share of the parameters that is tried, and how far it falls while all is kept.
@@ -90,7 +91,7 @@ class Search:
         return "\n".join(lines)
 
 
-def check_max_drop(max_drop) -> None:
+def check_max_drop(max_drop: object) -> None:
     """Raise unless it is a number of at least 0."""
     if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float, np.number)):
         raise TypeError(f"`max_drop` must be a number. Received: max_drop={max_drop!r}.")
@@ -155,7 +156,7 @@ def find_smallest(
     return best
 
 
-def drop_of(dense: keras.Model, data, name: str = "validation_data") -> tuple[Drop, str]:
+def drop_of(dense: keras.Model, data: Any, name: str = "validation_data") -> tuple[Drop, str]:
     """What a smaller model has lost against a dense one, and that in words.
 
     Args:
@@ -179,7 +180,7 @@ def drop_of(dense: keras.Model, data, name: str = "validation_data") -> tuple[Dr
     return lambda m: base - float(np.mean(_decisions(m, inputs.x, labels) == labels)), "accuracy"
 
 
-def _score(function, model) -> float:
+def _score(function: Any, model: keras.Model) -> float:
     value = function(model)
     try:
         return float(value)
@@ -190,14 +191,14 @@ def _score(function, model) -> float:
         ) from error
 
 
-def _disagreement(dense, inputs: Batches) -> tuple[Drop, str]:
+def _disagreement(dense: keras.Model, inputs: Batches) -> tuple[Drop, str]:
     """The share of decisions that change, or where outputs are no classes their relative error."""
     batches = [batch.x for batch in inputs]
     wanted = _flat_outputs(dense, batches)
     kinds = kinds_of(dense, dense(batches[0], training=False), wanted, "auto")
     kinds_known = {kind for kind in kinds if kind is not None}
 
-    def changed(model) -> float:
+    def changed(model: keras.Model) -> float:
         worst = 0.0
         for target, output, kind in zip(wanted, _flat_outputs(model, batches), kinds, strict=True):
             if kind in ("logits", "probabilities"):
@@ -218,7 +219,7 @@ def _disagreement(dense, inputs: Batches) -> tuple[Drop, str]:
     return changed, "agreement with the dense model" if classes else "outputs (relative error)"
 
 
-def _flat_outputs(model, batches: list) -> list[np.ndarray]:
+def _flat_outputs(model: keras.Model, batches: list[Any]) -> list[np.ndarray]:
     parts = [
         [ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(model.predict_on_batch(x))]
         for x in batches
@@ -226,7 +227,7 @@ def _flat_outputs(model, batches: list) -> list[np.ndarray]:
     return [np.concatenate(found) for found in zip(*parts, strict=True)]
 
 
-def _classes(dense, inputs, targets) -> np.ndarray:
+def _classes(dense: keras.Model, inputs: Any, targets: Any) -> np.ndarray:
     """(examples, ...) class numbers of labels, however they are given."""
     outputs = dense.predict(inputs, verbose=0)
     labels = targets
@@ -244,7 +245,7 @@ def _classes(dense, inputs, targets) -> np.ndarray:
     )
 
 
-def _decisions(model, inputs, labels) -> np.ndarray:
+def _decisions(model: keras.Model, inputs: Any, labels: Any) -> np.ndarray:
     outputs = model.predict(inputs, verbose=0)
     if outputs.shape[-1] > 1:
         return outputs.argmax(-1)
@@ -253,5 +254,5 @@ def _decisions(model, inputs, labels) -> np.ndarray:
     return (outputs > (0.5 if inside else 0.0)).astype(labels.dtype)
 
 
-def _shapes(values) -> Any:
+def _shapes(values: list[Tensor]) -> Any:
     return keras.tree.map_structure(np.shape, values)

@@ -8,6 +8,9 @@ the closest kernel of lower rank (Oseledets 2011, Algorithm 2, for trains).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -20,9 +23,10 @@ from keras_tensornet.layers.conversion import one_threshold
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network, largest_useful_ranks
 from keras_tensornet.rewriting.walker import rewrite_model
+from keras_tensornet.types import Tensor
 
 
-def truncate_ranks(layer_or_model, tol=0.0):
+def truncate_ranks(layer_or_model: Any, tol: float = 0.0) -> Any:
     """Return a copy without the bond indices that contribute nothing; the input stays as it was.
 
     The weight of an index is the product of the norms of its slices in all cores that carry the
@@ -43,7 +47,7 @@ def truncate_ranks(layer_or_model, tol=0.0):
     """
     tol = validation.rate("tol", tol)
 
-    def truncate(holder: FactorizedKernel) -> tuple[Network, list]:
+    def truncate(holder: FactorizedKernel) -> tuple[Network, list[np.ndarray]]:
         return _without_dead_indices(holder.network, _arrays(holder), tol)
 
     if isinstance(layer_or_model, keras.Model):
@@ -54,7 +58,13 @@ def truncate_ranks(layer_or_model, tol=0.0):
     return _remade(_checked(layer_or_model), truncate)
 
 
-def round_layer(layer, rank=None, eps=None, energy=None, energy_norm="frobenius"):
+def round_layer(
+    layer: keras.Layer,
+    rank: int | Sequence[int] | None = None,
+    eps: float | None = None,
+    energy: float | None = None,
+    energy_norm: str = "frobenius",
+) -> Any:
     """Return a layer of lower rank whose kernel is near that of a trained one, which stays.
 
     Trains are rounded without merging them, by QR and SVD; a ring has no canonical form, so its
@@ -79,7 +89,7 @@ def round_layer(layer, rank=None, eps=None, energy=None, energy_norm="frobenius"
     """
     threshold = one_threshold(rank, energy, eps, energy_norm)
 
-    def lower(holder: FactorizedKernel) -> tuple[Network, list]:
+    def lower(holder: FactorizedKernel) -> tuple[Network, list[np.ndarray]]:
         network, cores = holder.network, _arrays(holder)
         if network.name not in formats.FORMATS:
             raise ValueError(
@@ -99,8 +109,8 @@ def round_layer(layer, rank=None, eps=None, energy=None, energy_norm="frobenius"
 
 
 def _decomposed_anew(
-    network: Network, modes: KernelModes, cores: list, rank, threshold: dict
-) -> tuple[Network, list]:
+    network: Network, modes: KernelModes, cores: list[Tensor], rank: Any, threshold: dict[str, Any]
+) -> tuple[Network, list[np.ndarray]]:
     """Cores of lower rank for the merge of some cores; those themselves where none are smaller."""
     format = formats.get(network.name)
     kernel = to_keras_layout(kernel_plan(network).run(cores, np), modes, np)
@@ -143,7 +153,9 @@ def _bounded(ranks: tuple[int, ...], bounds: Rank) -> tuple[int, ...]:
     return tuple(min(pair) for pair in zip(ranks, bounds, strict=True))
 
 
-def _remade(layer, change):
+def _remade(
+    layer: keras.Layer, change: Callable[[FactorizedKernel], tuple[Network, list[np.ndarray]]]
+) -> Any:
     """The same layer with `(network, cores)` of each of its kernels replaced by `change(it)`."""
     config, new_cores = layer.get_config(), {}
     for argument, holder in layer.rank_holders().items():
@@ -163,13 +175,15 @@ def _remade(layer, change):
     return result
 
 
-def _other_weights(layer) -> list:
+def _other_weights(layer: keras.Layer) -> list[Any]:
     """All weights but the cores, whose number may change with the ranks."""
     held = {id(core) for holder in layer.rank_holders().values() for core in holder.cores}
     return [weight for weight in layer.weights if id(weight) not in held]
 
 
-def _without_dead_indices(network: Network, cores: list, tol: float) -> tuple[Network, list]:
+def _without_dead_indices(
+    network: Network, cores: list[Tensor], tol: float
+) -> tuple[Network, list[np.ndarray]]:
     for bond in network.bonds:
         norms = [
             _slice_norms(core, labels.index(bond))
@@ -191,7 +205,9 @@ def _slice_norms(core: np.ndarray, axis: int) -> np.ndarray:
     return np.linalg.norm(slices.reshape(len(slices), -1), axis=1)
 
 
-def _fitted(holder: FactorizedKernel, network: Network, cores: list) -> tuple[Network, list]:
+def _fitted(
+    holder: FactorizedKernel, network: Network, cores: list[Tensor]
+) -> tuple[Network, list[np.ndarray]]:
     """The same kernel with no bond above what its modes allow, which a layer would cut."""
     bond = _too_large(network)
     while bond is not None:
@@ -219,12 +235,12 @@ def _too_large(network: Network) -> str | None:
     return None
 
 
-def _own(core: tuple[str, ...], holders: list) -> tuple[str, ...]:
+def _own(core: tuple[str, ...], holders: list[Any]) -> tuple[str, ...]:
     common = set(holders[0]).intersection(*holders[1:])
     return tuple(label for label in core if label not in common)
 
 
-def _absorbed(network: Network, cores: list, bond: str) -> list:
+def _absorbed(network: Network, cores: list[Tensor], bond: str) -> list[Any]:
     """Multiply the smaller core of a bond into the other, leaving an identity in its place.
 
     A: (c, p, r), B: (c, r, q) with p < r become I: (c, p, p) and A B: (c, p, q).
@@ -263,11 +279,11 @@ def _arrays(holder: FactorizedKernel) -> list[np.ndarray]:
     return [ops.convert_to_numpy(core).astype("float64") for core in holder.cores]
 
 
-def _is_factorized(layer) -> bool:
+def _is_factorized(layer: keras.Layer) -> bool:
     return hasattr(type(layer), "rank_holders")
 
 
-def _checked(layer):
+def _checked(layer: keras.Layer) -> Any:
     if not _is_factorized(layer):
         raise TypeError(
             "Only layers of keras_tensornet have ranks. Received: "

@@ -71,7 +71,7 @@ def _row(held: HeldKernel, reason: str) -> Unreached:
     return Unreached(held.path, held.layer_path, held.layer, shape, params, reason)
 
 
-def reason_of(layer) -> str:
+def reason_of(layer: keras.Layer) -> str:
     """Why no format stands for the kernels of a layer, or of a model that holds them itself."""
     name = type(layer).__name__
     if getattr(layer, "quantization_mode", None):

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import opt_einsum
@@ -35,6 +35,7 @@ from keras_tensornet.contraction import kernel_plan, to_keras_layout
 from keras_tensornet.kernels import decompose_tensor, network_of_cores, tensorize_kernel
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Tensor
 
 # Share of the mean eigenvalue that is added to a Gram matrix: few images determine the weak
 # directions of a patch badly, and a direction without any weight could grow without bound.
@@ -66,7 +67,7 @@ class Metric:
 
     gram: np.ndarray
     scale: np.ndarray | None = None
-    roots: dict = field(default_factory=dict, init=False, compare=False, repr=False)
+    roots: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @classmethod
     def regularised(
@@ -108,7 +109,7 @@ def weighted_decomposition(
     modes: KernelModes,
     metric: Metric,
     quick: bool = False,
-    **threshold,
+    **threshold: Any,
 ) -> list[np.ndarray]:
     """Cores whose merged kernel gives nearly the same outputs on the calibration data.
 
@@ -138,7 +139,7 @@ def weighted_decomposition(
 
 
 def weighted_error(
-    kernel: np.ndarray, network: Network, modes: KernelModes, metric: Metric, cores: list
+    kernel: np.ndarray, network: Network, modes: KernelModes, metric: Metric, cores: list[Tensor]
 ) -> float:
     """Relative error of the layer's output: sqrt(tr(E^T G E) / tr(W^T G W))."""
     problem = _Problem(kernel, network, modes, metric)
@@ -187,24 +188,26 @@ def from_matrix(matrix: np.ndarray, modes: KernelModes) -> np.ndarray:
 class _Problem:
     """The weighted least-squares problem of one kernel, and its linear maps core by core."""
 
-    def __init__(self, kernel, network: Network, modes: KernelModes, metric: Weighting):
+    def __init__(
+        self, kernel: Any, network: Network, modes: KernelModes, metric: Weighting
+    ) -> None:
         self.network, self.modes, self.metric = network, modes, metric
         self.target = as_matrix(np.asarray(kernel, dtype=np.float64), modes)
         self.weighted_target = metric.apply(self.target)
         self.plan = kernel_plan(network)
-        self.adjoints: list[Callable | None] = [None] * len(network.cores)
+        self.adjoints: list[Callable[..., Any] | None] = [None] * len(network.cores)
 
-    def merged(self, cores) -> np.ndarray:
+    def merged(self, cores: list[Tensor]) -> np.ndarray:
         """(groups, patch, out) of some cores."""
         return as_matrix(to_keras_layout(self.plan.run(cores, np), self.modes, np), self.modes)
 
-    def adjoint(self, matrix: np.ndarray, cores, position: int) -> np.ndarray:
+    def adjoint(self, matrix: np.ndarray, cores: list[Tensor], position: int) -> np.ndarray:
         """The gradient of <matrix, merged(cores)> with respect to one core."""
         tensor = tensorize_kernel(from_matrix(matrix, self.modes), self.network, self.modes)
         others = [core for place, core in enumerate(cores) if place != position]
         return self._adjoint(position)(tensor, *others)
 
-    def _adjoint(self, position: int):
+    def _adjoint(self, position: int) -> Any:
         """The contraction of a tensor of the kernel's shape with all cores but one."""
         if self.adjoints[position] is None:
             own = self.network.cores[position]
@@ -227,11 +230,13 @@ class _Problem:
         return self.adjoints[position]
 
 
-def _conjugate_gradients(problem: _Problem, cores: list, position: int, steps: int) -> np.ndarray:
+def _conjugate_gradients(
+    problem: _Problem, cores: list[Tensor], position: int, steps: int
+) -> np.ndarray:
     """Minimise over one core: A^T G A v = A^T G w, from the core at hand."""
     trial = list(cores)
 
-    def normal(vector):
+    def normal(vector: Any) -> Any:
         trial[position] = vector
         return problem.adjoint(problem.metric.apply(problem.merged(trial)), cores, position)
 
@@ -254,7 +259,7 @@ def _conjugate_gradients(problem: _Problem, cores: list, position: int, steps: i
     return vector
 
 
-def _mode_roots(network: Network, modes: KernelModes, metric: Metric) -> dict:
+def _mode_roots(network: Network, modes: KernelModes, metric: Metric) -> dict[str, Any]:
     """`label -> (root, inverse root)` of the Kronecker factor of the metric for each mode.
 
     The weights of the outputs take part where the outputs are one mode; where they are several the
@@ -300,7 +305,9 @@ def _root(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lower.T, np.linalg.inv(lower).T
 
 
-def _scaled_tensor(kernel, network: Network, modes: KernelModes, roots: dict) -> np.ndarray:
+def _scaled_tensor(
+    kernel: Any, network: Network, modes: KernelModes, roots: dict[str, Any]
+) -> np.ndarray:
     tensor = tensorize_kernel(kernel, network, modes)
     for axis, label in enumerate(network.mode_labels):
         if label in roots:
@@ -308,7 +315,7 @@ def _scaled_tensor(kernel, network: Network, modes: KernelModes, roots: dict) ->
     return tensor
 
 
-def _unscaled_core(core, labels, inverses: dict) -> np.ndarray:
+def _unscaled_core(core: Any, labels: Any, inverses: dict[str, Any]) -> np.ndarray:
     for axis, label in enumerate(labels):
         if label in inverses:
             core = np.moveaxis(np.tensordot(inverses[label], core, axes=(1, axis)), 0, axis)

@@ -106,7 +106,7 @@ def least_rank(subject: Subject) -> int:
     return max(1, min(NARROW, modes.in_size // NARROW_SHARE, modes.out_size // NARROW_SHARE))
 
 
-def is_narrow(subject: Subject, form: Form | None, rank) -> bool:
+def is_narrow(subject: Subject, form: Form | None, rank: Any) -> bool:
     """Whether a layer would let fewer numbers through than it has to."""
     least = least_rank(subject)
     return form is not None and least > 1 and matrix_rank(form.network(rank)[1]) < least
@@ -117,7 +117,9 @@ def rank_of(candidate: Candidate) -> int:
     return matrix_rank(candidate.network)
 
 
-def wider(options: list[Option], subject: Subject, forms: list[Form], budget: str, multiple: int):
+def wider(
+    options: list[Option], subject: Subject, forms: list[Form], budget: str, multiple: int
+) -> Any:
     """The options of a layer that are not narrow, those of further forms among them."""
     more = [option for form in forms for option in options_in(subject, form, multiple)]
     dense = subject.dense
@@ -253,7 +255,7 @@ def _raised(option: Option, dense: Costs, budget: str, left: float, multiple: in
     return min(found, key=lambda item: item[:2])[2] if found else None
 
 
-def rounded(rank, multiple: int):
+def rounded(rank: Any, multiple: int) -> Any:
     """Ranks brought to the nearest multiple, at least one."""
     if multiple == 1:
         return rank
@@ -332,7 +334,7 @@ def no_worse(subject: Subject, option: Option, error: float, budget: str, multip
     return found
 
 
-def _family(subject: Subject, form: Form, wanted: list[dict]) -> list[Candidate]:
+def _family(subject: Subject, form: Form, wanted: list[dict[str, Any]]) -> list[Candidate]:
     found = {}
     for how in wanted:
         trial = subject.decompose(form, quick=True, **how)
@@ -340,7 +342,7 @@ def _family(subject: Subject, form: Form, wanted: list[dict]) -> list[Candidate]
     return sorted(found.values(), key=lambda trial: -trial.params)
 
 
-def _rank_grid(subject: Subject, form: Form) -> list:
+def _rank_grid(subject: Subject, form: Form) -> list[Any]:
     """Ranks in equal ratios from 1 to the largest that is smaller than the dense kernel."""
     spell = formats.get(form.format).trial_rank
 
@@ -374,7 +376,7 @@ def _denser(trials: list[Candidate], multiple: int) -> list[Option]:
     return list(options.values())
 
 
-def _between(first, second, share: float):
+def _between(first: Any, second: Any, share: float) -> Any:
     if isinstance(first, (tuple, list)) and isinstance(second, (tuple, list)):
         if len(first) != len(second):  # ranks of two shapes cannot be mixed
             return first if share < 0.5 else second

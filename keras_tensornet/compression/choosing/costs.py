@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from keras_tensornet.compression.kinds import Target
 from keras_tensornet.contraction import Workload, candidate_plans, make_plan
@@ -49,6 +50,6 @@ class Costs:
         return cls(params, plan.flops // BATCH, plan.seconds)
 
 
-def workload_of(target: Target, holder) -> Workload | None:
+def workload_of(target: Target, holder: Any) -> Workload | None:
     """What a factorized layer computes for one batch; None for embeddings, which look up."""
     return target.kind.workload(target.layer, holder, BATCH)

@@ -106,7 +106,7 @@ class Judge:
         inputs: of the model; the first `JUDGED` run.
     """
 
-    def __init__(self, model: keras.Model, inputs: Any):
+    def __init__(self, model: keras.Model, inputs: Any) -> None:
         self.batch = keras.tree.map_structure(
             lambda leaf: ops.convert_to_tensor(leaf[:JUDGED]), inputs
         )
@@ -115,7 +115,7 @@ class Judge:
 
     def __call__(self, subjects: Sequence[Subject], errors: Sequence[float]) -> float:
         """The distance of the outputs, for squared relative errors of the layers."""
-        values: list = []
+        values: list[Any] = []
         for subject, error in zip(subjects, errors, strict=True):
             if error > 0:
                 kernel, _ = cut_kernel(subject.kernel, subject.modes, subject.metric, error, 0.0)
