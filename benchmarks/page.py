@@ -70,6 +70,25 @@ def _names(cases: Sequence[str]) -> str:
     return f"{len(cases)} ({', '.join(cases)})" if cases else "none"
 
 
+def auto_section(result: dict) -> list[str]:
+    """What `auto` takes over the fastest plan."""
+    lines = [
+        '## `implementation="auto"` and the fastest plan',
+        "",
+        "`python benchmarks/auto.py`: the plans that are predicted to be fastest and the dense "
+        "one, measured in turns with kernels merged beforehand and in a training step; time of the "
+        "predicted choice over the fastest. The committed grid is that of the table above, the "
+        "other is drawn by its seed. Not all cases of a grid need have been measured.",
+        "",
+        "| grid | cases measured | geometric mean | worst | worst case |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name, found in result["settings"]["verdicts"].items():
+        numbers = f"{found['cases']} | {found['geometric_mean']:.3f} | {found['worst']:.2f}"
+        lines.append(f"| {name} | {numbers} | {found['worst_case']} |")
+    return lines
+
+
 def models_section(result: dict) -> list[str]:
     """Whole models."""
     columns = ("case", "params", "dense ms", "dense MB", "ratio")
@@ -199,6 +218,7 @@ def epochs_section(result: dict) -> list[str]:
 
 SECTIONS = {
     "layers": layers_section,
+    "auto": auto_section,
     "models": models_section,
     "peers": peers_section,
     "merge": merge_section,

@@ -37,6 +37,7 @@ from keras_tensornet.rewriting.walker import rewrite_model as rewrite_model
 from keras_tensornet.serving import apply_tuning as apply_tuning
 from keras_tensornet.serving import autotune as autotune
 from keras_tensornet.serving import freeze as freeze
+from keras_tensornet.serving import tune as tune
 from keras_tensornet.serving import unfreeze as unfreeze
 from keras_tensornet.tbasis import fit_tbasis as fit_tbasis
 from keras_tensornet.tbasis import tbasis_model as tbasis_model

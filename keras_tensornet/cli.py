@@ -57,13 +57,17 @@ COMMANDS: dict[str, Command] = {
         "keras_tensornet.commands.compress",
         "write a smaller model from a trained one, and a report",
     ),
+    "tune": Command(
+        "keras_tensornet.commands.tune",
+        "measure this machine for a minute, so that layers choose faster plans",
+    ),
     "demo": Command(
         "keras_tensornet.demo.command",
         "train a small CNN and its tensor-ring and tensor-train twins, compare, export",
     ),
     "export": Command(
         "keras_tensornet.commands.export",
-        "write a model as SavedModel, LiteRT, ONNX or plain Keras, and check the file",
+        "write a model as SavedModel, LiteRT, ONNX, OpenVINO, PyTorch or Keras file, and check it",
     ),
 }
 

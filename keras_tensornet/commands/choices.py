@@ -34,6 +34,12 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     rule.add_argument("--eps", type=float, metavar="E", help="relative error of each layer")
     rule.add_argument("--share", type=float, metavar="S", help="share kept of each layer")
     rule.add_argument("--params", type=float, metavar="S", help="share of the model's parameters")
+    rule.add_argument(
+        "--allow-slower",
+        action="store_true",
+        help="with --params: do not measure which layers are slower as cores; by default the "
+        "frozen or exported model merges those",
+    )
     rule.add_argument("--flops", type=float, metavar="S", help="share of the layers' FLOPs")
     rule.add_argument("--latency", type=float, metavar="S", help="share of the latency, measured")
     rule.add_argument("--vbmf", action="store_true", help="variational Bayes")
@@ -65,6 +71,7 @@ def chosen(arguments: argparse.Namespace) -> dict[str, Any]:
         "format": arguments.format,
         **rules,
         "energy_norm": arguments.energy_norm,
+        "allow_slower": arguments.allow_slower,
         "multiple": arguments.multiple,
         "include": arguments.include,
         "exclude": exclude,

@@ -127,6 +127,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         return chosen(arguments)
     extra = [f"--{name}" for name in RULES if getattr(arguments, name)]
     extra += [f"--{name}" for name in ("include", "exclude", "all") if getattr(arguments, name)]
+    extra += ["--allow-slower"] if arguments.allow_slower else []
     if extra:
         raise CommandError(f"A --plan says everything already; leave {', '.join(extra)} out.")
     from keras_tensornet.compression.plans import CompressionPlan

@@ -53,6 +53,7 @@ def compress_model(
     validation_data=None,
     progress: Progress = None,
     energy_norm: str = "frobenius",
+    allow_slower: bool = False,
 ) -> keras.Model:
     """Return a new, smaller model with factorized layers; the given model stays as it was.
 
@@ -121,13 +122,13 @@ def compress_model(
         _refuse(given | {"plan": plan}, "`max_drop` chooses the size", "max_drop")
         smallest = {"format": format, "multiple": multiple, "include": include, "exclude": exclude}
         smallest |= {"overrides": overrides, "sensitivity": sensitivity, "sequential": sequential}
-        smallest |= {"progress": progress, "energy_norm": energy_norm}
+        smallest |= {"progress": progress, "energy_norm": energy_norm, "allow_slower": allow_slower}
         return _smallest(model, calibration_data, validation_data, max_drop, recover, smallest)
     if validation_data is not None:
         raise ValueError("`validation_data` is for `max_drop`, which is not given.")
     calibration_data = readable(model, calibration_data)
     if plan is None:
-        rule = rules.read_rules(given, multiple)
+        rule = rules.read_rules(given, multiple, allow_slower)
         plan, selection = plan_with_cores(
             model,
             format,
@@ -142,6 +143,7 @@ def compress_model(
         found = selection.found
     else:
         given |= {"include": include, "exclude": exclude, "overrides": overrides}
+        given |= {"allow_slower": allow_slower}
         _refuse(given, "A `plan` says everything already", "plan")
         found = _carry_out(model, plan, calibration_data, progress)
     if sequential and calibration_data is not None:

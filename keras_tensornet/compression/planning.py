@@ -28,7 +28,7 @@ from keras_tensornet.compression.kinds import (
 )
 from keras_tensornet.compression.plans import NOT_CALIBRATED, CompressionPlan, LayerChoice
 from keras_tensornet.compression.progress import Progress, reporter
-from keras_tensornet.compression.timing import keep_latency
+from keras_tensornet.compression.timing import keep_latency, keep_speed
 from keras_tensornet.compression.unreached import FACTORIZED, Unreached, unreached
 from keras_tensornet.decompositions.shares import NuclearShare, energy_share, refuse_nuclear
 from keras_tensornet.rewriting.walker import walk_layers
@@ -56,6 +56,7 @@ def plan_compression(
     sensitivity: bool = True,
     progress: Progress = None,
     energy_norm: str = "frobenius",
+    allow_slower: bool = False,
 ) -> CompressionPlan:
     """Plan the compression of a trained model: which layer gets which format and ranks.
 
@@ -96,6 +97,9 @@ def plan_compression(
         energy_norm: what `energy` is a share of: "frobenius", the squared singular values, as the
             paper's equation 14 prints it; or "nuclear", their sum, with which the sizes in the
             paper's tables are met. At one share the sum keeps more.
+        allow_slower: with `params`, True skips the measurement that keeps speed: by default each
+            layer that would run its cores once frozen is measured beside its dense kernel, for a
+            batch of 32, and where it is slower the frozen model merges it.
 
     Returns:
         A `CompressionPlan`. Layers that would grow stay dense, and say so in the table; so do
@@ -115,7 +119,7 @@ def plan_compression(
         "vbmf": vbmf,
     }
     given["energy"] = energy_share(energy, energy_norm)
-    rule = rules.read_rules(given, multiple)
+    rule = rules.read_rules(given, multiple, allow_slower)
     plan, _ = plan_with_cores(
         model, format, rule, include, exclude, overrides, calibration_data, sensitivity, progress
     )
@@ -152,6 +156,8 @@ def plan_with_cores(
     settings = {"format": format, rule.name: rule.value, "multiple": rule.multiple}
     if rule.name == "latency" and budget_of:
         settings |= keep_latency(model, selection, float(rule.value), budget_of)
+    if rule.name == "params" and not rule.allow_slower:
+        keep_speed(model, selection)
     reasons = {**dense, **selection.notes}
     if selection.allocation is not None:
         settings |= {"allocation": selection.allocation}
@@ -263,7 +269,7 @@ def layer_choice(
         flops=candidate.costs.flops,
         error=candidate.error,
         note=", ".join(note for note in notes if note),
-        merges=candidate.costs.merges,
+        merges=candidate.costs.merges or target.path in selection.merged,
     )
 
 

@@ -114,6 +114,14 @@ class CompressionPlan:
         )
         return before, after
 
+    @property
+    def frozen_flops(self) -> int:
+        """FLOPs for one example of what the frozen or exported model runs, which merges layers
+        that are only smaller."""
+        return self.flops[1] + sum(
+            (choice.dense_flops or 0) - (choice.flops or 0) for choice in self if choice.merges
+        )
+
     def __getitem__(self, path: str) -> LayerChoice:
         for choice in self.layers:
             if choice.path == path:
@@ -264,7 +272,7 @@ def plan_table(plan: CompressionPlan) -> str:
         note = f"  {note}" if note else ""
         lines.append(("  ".join(cells) + note).rstrip())
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    before, after = plan.flops
+    (before, after), frozen = plan.flops, plan.frozen_flops
     missed = sum(one.dense_params for one in plan if one.note.startswith(NOT_SUPPORTED))
     mixed = plan.measure == "output" and any(NOT_CALIBRATED in choice.note for choice in plan)
     known = "unknown until compressed" if plan.params is None else f"{plan.params:,}"
@@ -273,7 +281,8 @@ def plan_table(plan: CompressionPlan) -> str:
         lines[1],
         f"model '{plan.model}': {plan.model_params:,} parameters -> {known}{change}",
         *([_missed(missed, plan.model_params)] if missed else []),
-        f"FLOPs of these layers for one example: {before:,} -> {after:,}",
+        f"FLOPs of these layers for one example: {before:,} -> {after:,}"
+        + (f"; merged where that is faster: {frozen:,}" if frozen != after else ""),
         f"error: relative, of each layer's {plan.measure}"
         + (", or of its kernel where it is not calibrated" if mixed else ""),
     ]

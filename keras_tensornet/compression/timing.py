@@ -1,4 +1,6 @@
-"""Budgets in time are kept in time: predicted, measured on the whole model, corrected, repeated.
+"""Speed that is measured: budgets in time, and the floor that a budget of parameters keeps.
+
+Budgets in time are kept in time: predicted, measured on the whole model, corrected, repeated.
 
 Contraction plans predict ratios of single layers. What a user asks for is the latency of the whole
 model, in which layers without kernels take part too, and on this machine. So a plan is made for a
@@ -9,12 +11,16 @@ exported and in turns; the predicted share is moved until the measured one is wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import keras
 
 from keras_tensornet.compression.building import build_compressed
 from keras_tensornet.compression.choosing.costs import BATCH
 from keras_tensornet.compression.choosing.selection import Selection
+from keras_tensornet.compression.choosing.subjects import Candidate, Subject
+from keras_tensornet.layers.common import FactorizedMethods
+from keras_tensornet.serving.autotuning import chain_is_slower
 from keras_tensornet.serving.latency import measure_models
 
 # A measured share counts as met up to this much above it; further below it is tried again.
@@ -66,6 +72,52 @@ def keep_latency(
         )
     measured, selection.found, selection.notes, selection.remarks = kept
     return {"measured": round(measured, 3), "conditions": f"{conditions}, batch of {BATCH}"}
+
+
+# What was measured in this process, by shapes and settings: plans of one model are the same twice.
+_SLOWER: dict[tuple, bool] = {}
+# Chains where they are predicted to be fast while cores are trained; merged once it is frozen.
+MERGED = {"inference": "auto", "training": "auto", "frozen": "reconstructed"}
+
+
+def keep_speed(model: keras.Model, selection: Selection) -> None:
+    """Let layers merge when frozen whose chain is measured to be slower than their dense kernel.
+
+    Prediction has merged those already that it takes for slower. Parameters stay as they are.
+
+    Args:
+        model: the dense model.
+        selection: changed in place.
+    """
+    jit_compile = bool(getattr(model, "jit_compile", False))
+    for path, (subject, candidate) in selection.found.items():
+        if _runs_a_chain(subject, candidate) and _is_slower(subject, candidate, jit_compile):
+            arguments = (*candidate.form.arguments, ("implementation", MERGED))
+            form = replace(candidate.form, arguments=arguments)
+            selection.found[path] = (subject, replace(candidate, form=form))
+            selection.merged.add(path)
+
+
+def _runs_a_chain(subject: Subject, candidate: Candidate) -> bool:
+    """Whether a layer is predicted to run its cores frozen, and may be told not to."""
+    said = {name for name, _ in candidate.form.arguments} | {subject.target.part}
+    alone = not subject.target.kind.parts()
+    chain = candidate.form.workload is not None and not candidate.costs.merges
+    return alone and chain and not said & {"implementation"}
+
+
+def _is_slower(subject: Subject, candidate: Candidate, jit_compile: bool) -> bool:
+    form = candidate.form
+    kind = type(subject.target.layer).__name__
+    key = (kind, candidate.network, form.workload, str(form.arguments), jit_compile)
+    if key not in _SLOWER:
+        _, holder = subject.target.shell(form.format, candidate.rank, dict(form.arguments))
+        if not isinstance(holder, FactorizedMethods):
+            return False
+        if candidate.cores is not None:
+            holder.assign_cores(candidate.cores)
+        _SLOWER[key] = chain_is_slower(holder, BATCH, jit_compile)
+    return _SLOWER[key]
 
 
 def next_share(tried: list[tuple[float, float]], share: float) -> float:

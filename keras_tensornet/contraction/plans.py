@@ -17,6 +17,7 @@ from functools import lru_cache
 from itertools import count, product
 from typing import Any
 
+from keras_tensornet.contraction import constants
 from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.pairwise import Labels
 from keras_tensornet.contraction.stages import (
@@ -94,12 +95,11 @@ class Plan:
         return "\n".join(lines)
 
 
-@lru_cache(maxsize=1024)
 def make_plan(
     network: Network,
     workload: Workload,
     implementation: str = "auto",
-    machine: Machine = Machine(),
+    machine: Machine | None = None,
 ) -> Plan:
     """Choose the chain of stages with the least predicted time.
 
@@ -109,12 +109,17 @@ def make_plan(
         implementation: "reconstructed" merges the dense kernel; "factorized" never does; "auto"
             takes the faster, and with kernels merged beforehand a chain only if it is surely
             faster than the dense operation; or a chain of stages as `Plan.describe` writes it.
-        machine: rates for the prediction.
+        machine: rates for the prediction; by default those in use, see `constants`.
 
     Raises:
         ValueError: for another implementation, a chain that does not fit the network, or
             "factorized" where all cores have to be merged.
     """
+    return _make_plan(network, workload, implementation, machine or constants.machine())
+
+
+@lru_cache(maxsize=1024)
+def _make_plan(network: Network, workload: Workload, implementation: str, machine: Machine) -> Plan:
     if implementation not in IMPLEMENTATIONS:
         return _plan_of_chain(StageContext(network, workload, machine), implementation)
     plans = candidate_plans(network, workload, machine)
@@ -135,11 +140,15 @@ def make_plan(
     return replace(chosen, candidates=listed)
 
 
-@lru_cache(maxsize=1024)
 def candidate_plans(
-    network: Network, workload: Workload, machine: Machine = Machine()
+    network: Network, workload: Workload, machine: Machine | None = None
 ) -> tuple[Plan, ...]:
     """The best few plans, fastest prediction first; the reconstructed one is always among them."""
+    return _candidate_plans(network, workload, machine or constants.machine())
+
+
+@lru_cache(maxsize=1024)
+def _candidate_plans(network: Network, workload: Workload, machine: Machine) -> tuple[Plan, ...]:
     context = StageContext(network, workload, machine)
     chains = list(_cheapest_chains(context))
     everything = (context.planner.everything,)

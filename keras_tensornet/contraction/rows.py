@@ -16,6 +16,7 @@ from functools import lru_cache
 from types import ModuleType
 
 from keras_tensornet import validation
+from keras_tensornet.contraction import constants
 from keras_tensornet.contraction.cost import Machine
 from keras_tensornet.contraction.merging import MergePlan, kernel_plan, merge_plan
 from keras_tensornet.contraction.orders import merge_order
@@ -110,12 +111,11 @@ class RowPlan:
         return "\n".join(lines)
 
 
-@lru_cache(maxsize=512)
 def row_plan(
     network: Network,
     workload: Workload,
     implementation: str = "auto",
-    machine: Machine = Machine(),
+    machine: Machine | None = None,
 ) -> RowPlan:
     """Choose between contracting slices and merging the table, by predicted time.
 
@@ -124,11 +124,18 @@ def row_plan(
         workload: `rows` is the number of indices.
         implementation: "factorized" never builds the table, "reconstructed" always does, "auto"
             takes the faster.
-        machine: rates for the prediction.
+        machine: rates for the prediction; by default those in use, see `constants`.
 
     Raises:
         ValueError: for another implementation.
     """
+    return _row_plan(network, workload, implementation, machine or constants.machine())
+
+
+@lru_cache(maxsize=512)
+def _row_plan(
+    network: Network, workload: Workload, implementation: str, machine: Machine
+) -> RowPlan:
     validation.one_of("implementation", implementation, CHOICES)
     gathers = tuple(_gather(network, place) for place in _gathered(network))
     known, unknown = _contraction(network, max(2, workload.rows))

@@ -3,9 +3,11 @@
 from keras_tensornet.serving.autotuning import apply_tuning, autotune
 from keras_tensornet.serving.freezing import freeze, frozen, unfreeze
 from keras_tensornet.serving.latency import measure_models
+from keras_tensornet.serving.machine import MachineTuning, tune
 from keras_tensornet.serving.measuring import Timing, measure
 
 __all__ = [
+    "MachineTuning",
     "Timing",
     "apply_tuning",
     "autotune",
@@ -13,5 +15,6 @@ __all__ = [
     "frozen",
     "measure",
     "measure_models",
+    "tune",
     "unfreeze",
 ]

@@ -141,6 +141,35 @@ def autotune(
     return Tuning(training, tuple(measurements))
 
 
+def chain_is_slower(layer: FactorizedMethods, batch_size: int, jit_compile: bool = False) -> bool:
+    """Whether a layer's chain of stages, frozen, is measured to be slower than the dense layer.
+
+    Args:
+        layer: that is predicted to be faster as a chain; it is left as it was.
+        batch_size: to measure with.
+        jit_compile: whether the model that it is in is compiled by XLA.
+    """
+    shape = layer.tuning_shape(batch_size)
+    times, chain = _measure(layer, shape, "frozen", 1, jit_compile)
+    return bool(times[0][0] != chain)
+
+
+def measured_plans(
+    layer: FactorizedMethods, batch_size: int, candidates: int, phase: str = "frozen"
+) -> dict[str, float]:
+    """Seconds of a layer's best few plans, and of the dense one: chain -> seconds.
+
+    Args:
+        layer: built, not frozen; left as it was.
+        batch_size: to measure with.
+        candidates: how many of the plans that are predicted to be fastest.
+        phase: "inference", "frozen" or "training".
+    """
+    validation.one_of("phase", phase, tuple(WORDS))
+    times, _ = _measure(layer, layer.tuning_shape(batch_size), phase, candidates, False)
+    return {chain: 1e-3 * milliseconds for chain, milliseconds in times}
+
+
 def apply_tuning(model: keras.Model, path: str | os.PathLike[str]) -> keras.Model:
     """Set the choices of a file that `Tuning.save` wrote, in place; returns the same model.
 

@@ -6,6 +6,7 @@ from keras import layers
 
 from keras_tensornet.compression import compress_model, plan_compression, timing
 from keras_tensornet.contraction import make_plan
+from keras_tensornet.serving import autotuning, measuring
 from tests.compression.test_compress import convnet
 
 
@@ -86,3 +87,64 @@ def test_a_latency_budget_is_met_or_refused(monkeypatch):
     assert after <= 0.8 * before
     with pytest.raises(ValueError, match=r"budget of `latency` is below"):
         plan_compression(convnet(), latency=0.6)
+
+
+def frozen_plans(model):
+    """The implementation that each convolution of a compressed model runs frozen."""
+    return [layer.plan_for(32, merged=True).implementation for layer in model.layers[1:]]
+
+
+def test_a_budget_of_parameters_merges_what_is_measured_to_be_slower(monkeypatch):
+    """Not its ranks change but what the frozen model runs, in plans from JSON too."""
+    model, asked = two_convolutions(), []
+
+    def slower(layer, batch_size, jit_compile):
+        asked.append(layer.name)
+        return layer.name == "second"
+
+    monkeypatch.setattr(timing, "_SLOWER", {})
+    monkeypatch.setattr(timing, "chain_is_slower", slower)
+    free = plan_compression(model, params=0.2, exclude=(), allow_slower=True)
+    assert not asked and frozen_plans(compress_model(model, plan=free)) == ["factorized"] * 2
+    # Kernels of equal shapes and ranks are measured once: here the ranks differ.
+    overrides = {"first": {"rank": 4}, "second": {"rank": 5}}
+    plan = plan_compression(model, params=0.9, exclude=(), overrides=overrides)
+    assert sorted(asked) == ["first", "second"]
+    assert [choice.merges for choice in plan] == [False, True]
+    assert (
+        plan.params
+        == plan_compression(
+            model, params=0.9, exclude=(), overrides=overrides, allow_slower=True
+        ).params
+    )
+    assert plan.frozen_flops == plan["first"].flops + plan["second"].dense_flops
+    assert f"merged where that is faster: {plan.frozen_flops:,}" in str(plan)
+    for made in (plan, type(plan).from_json(plan.to_json())):
+        small = compress_model(model, plan=made)
+        assert frozen_plans(small) == ["factorized", "reconstructed"]
+        assert small.layers[2].implementation["training"] == "auto"
+
+
+def test_the_floor_on_speed_is_measured(monkeypatch):
+    """A chain whose every call is held up loses against the dense kernel, and the other way."""
+    monkeypatch.setattr(timing, "_SLOWER", {})
+    model = two_convolutions()
+    small = compress_model(model, rank=4, exclude=())
+    layer, found = small.layers[1], []
+    for slow in ("factorized", "reconstructed"):
+
+        def fake(calls, slow=slow):
+            median = {n: 1.0 + (n.endswith(":dense") == (slow == "reconstructed")) for n in calls}
+            return measuring.Timing(median, median, 1, 1)
+
+        monkeypatch.setattr(autotuning, "measure", fake)
+        found.append(autotuning.chain_is_slower(layer, 2))
+    assert found == [True, False] and layer.implementation == "auto" and not layer.frozen
+
+
+def test_allow_slower_is_for_budgets_of_parameters():
+    with pytest.raises(ValueError, match="`allow_slower` turns off the measurement that `params`"):
+        plan_compression(two_convolutions(), rank=4, allow_slower=True)
+    plan = plan_compression(two_convolutions(), rank=4)
+    with pytest.raises(ValueError, match=r"says everything already.*allow_slower"):
+        compress_model(two_convolutions(), plan=plan, allow_slower=True)

@@ -32,11 +32,13 @@ class Rule:
         name: one of `LOCAL` or `BUDGETS`.
         value: of the rule.
         multiple: ranks are rounded to multiples of this.
+        allow_slower: whether layers may run as chains that are slower than their dense kernels.
     """
 
     name: str
     value: Any
     multiple: int = 1
+    allow_slower: bool = False
 
     @property
     def is_budget(self) -> bool:
@@ -44,7 +46,7 @@ class Rule:
         return self.name in BUDGETS
 
 
-def read_rules(given: Mapping, multiple: int) -> Rule:
+def read_rules(given: Mapping, multiple: int, allow_slower: bool = False) -> Rule:
     """The one rule among the arguments.
 
     Args:
@@ -64,7 +66,12 @@ def read_rules(given: Mapping, multiple: int) -> Rule:
         )
     ((name, value),) = asked.items()
     check_rule(name, value)
-    return Rule(name, value, validation.positive_int("multiple", multiple))
+    if allow_slower and name != "params":
+        raise ValueError(
+            "`allow_slower` turns off the measurement that `params` makes; other rules make none "
+            f"of that kind. Received: {name}={value} with allow_slower={allow_slower}."
+        )
+    return Rule(name, value, validation.positive_int("multiple", multiple), bool(allow_slower))
 
 
 def check_rule(name: str, value) -> None:

@@ -57,6 +57,8 @@ class Selection:
         self.cut: dict[str, list[Form]] = {}  # those with sides cut into modes, where wanted
         self.notes: dict[str, str] = {}
         self.remarks: dict[str, str] = {}
+        # Layers that merge when frozen because their chain was measured to be slower.
+        self.merged: set[str] = set()
         # The layers that share a budget with their options, and what the others take of it.
         self.shared: tuple[list[Subject], list] = ([], [])
         self.reserved = 0.0

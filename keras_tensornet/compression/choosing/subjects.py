@@ -60,6 +60,10 @@ class Form:
     modes: KernelModes
     workload: Workload | None
 
+    def __hash__(self) -> int:
+        # An argument may be a dict, such as an implementation for each phase.
+        return hash((self.format, str(self.arguments)))
+
     def network(self, rank: Rank) -> tuple[Rank, Network]:
         """The network at a rank, ranks above what the modes allow cut, and the rank as used."""
         return formats.get(self.format).fit(self.modes, rank)
