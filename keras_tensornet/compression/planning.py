@@ -152,10 +152,11 @@ def plan_with_cores(
         weigher(model, calibration_data) if sensitivity else None,
     )
     budget_of = _budgets(model, rule, targets, subjects, dense, others) if rule.is_budget else None
-    selection.run(subjects, budget_of(float(rule.value)) if budget_of else None)
     settings = {"format": format, rule.name: rule.value, "multiple": rule.multiple}
     if rule.name == "latency" and budget_of:
-        settings |= keep_latency(model, selection, float(rule.value), budget_of)
+        settings |= keep_latency(model, selection, subjects, float(rule.value), budget_of)
+    else:
+        selection.run(subjects, budget_of(float(rule.value)) if budget_of else None)
     if rule.name == "params" and not rule.allow_slower:
         keep_speed(model, selection)
     reasons = {**dense, **selection.notes}

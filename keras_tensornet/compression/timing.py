@@ -16,6 +16,7 @@ from dataclasses import replace
 import keras
 
 from keras_tensornet.compression.building import build_compressed
+from keras_tensornet.compression.choosing.budgets import BudgetTooSmall
 from keras_tensornet.compression.choosing.costs import BATCH
 from keras_tensornet.compression.choosing.selection import Selection
 from keras_tensornet.compression.choosing.subjects import Candidate, Subject
@@ -30,13 +31,21 @@ REPEATS, SECONDS = 7, 0.4
 
 
 def keep_latency(
-    model: keras.Model, selection: Selection, share: float, budget_of: Callable[[float], float]
+    model: keras.Model,
+    selection: Selection,
+    subjects: list[Subject],
+    share: float,
+    budget_of: Callable[[float], float],
 ) -> dict:
-    """Spend the budget anew until the measured latency of the whole model is the share asked for.
+    """Spend a budget, and anew until the whole model's measured latency is the share asked for.
+
+    Where prediction says that it cannot be kept, the smallest ranks are measured all the same: what
+    layers take alone and what they take in a model are not the same.
 
     Args:
         model: the dense model.
-        selection: that has spent `budget_of(share)`; changed in place to what is kept.
+        selection: changed in place to what is kept.
+        subjects: the layers.
         share: of the dense model's latency.
         budget_of: what the layers may cost together for a predicted share.
 
@@ -46,6 +55,7 @@ def keep_latency(
     Raises:
         ValueError: if no plan that was tried is fast enough; says what can be reached.
     """
+    _start(selection, subjects, share, budget_of)
     tried: list[tuple[float, float]] = []
     kept: tuple | None = None
     predicted, conditions = share, ""
@@ -72,6 +82,23 @@ def keep_latency(
         )
     measured, selection.found, selection.notes, selection.remarks = kept
     return {"measured": round(measured, 3), "conditions": f"{conditions}, batch of {BATCH}"}
+
+
+def _start(
+    selection: Selection,
+    subjects: list[Subject],
+    share: float,
+    budget_of: Callable[[float], float],
+) -> None:
+    """The plan for a predicted share, or for the smallest ranks where that is too small."""
+    try:
+        budget = budget_of(share)
+    except BudgetTooSmall:
+        budget = 0.0
+    try:
+        selection.run(subjects, budget)
+    except BudgetTooSmall:
+        selection.spend(selection.least())
 
 
 # What was measured in this process, by shapes and settings: plans of one model are the same twice.

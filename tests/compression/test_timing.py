@@ -85,8 +85,24 @@ def test_a_latency_budget_is_met_or_refused(monkeypatch):
         factorized = isinstance(layer, type(dense))
         after += make_plan(layer.network, workload, "auto").seconds if factorized else seconds
     assert after <= 0.8 * before
-    with pytest.raises(ValueError, match=r"budget of `latency` is below"):
+
+
+def test_what_prediction_rules_out_is_measured_all_the_same(monkeypatch):
+    """The smallest ranks are tried: kept if they are fast enough, else the error says how fast."""
+    slow = layers.Input((32, 32, 64))
+    x = layers.Conv2D(64, 3, padding="same", name="dense")(slow)
+    model = keras.Model(slow, layers.Conv2D(64, 3, padding="same", name="small")(x))
+    arguments = {"latency": 0.3, "exclude": ("dense",)}
+    monkeypatch.setattr(timing, "measured_share", lambda dense, small: (0.8, "as asked"))
+    with pytest.raises(ValueError, match=r"the fastest takes 0.80 of the dense"):
+        plan_compression(model, **arguments)
+    with pytest.raises(ValueError, match=r"the fastest takes 0.80 of the dense"):
         plan_compression(convnet(), latency=0.6)
+    monkeypatch.setattr(timing, "measured_share", lambda dense, small: (0.29, "as asked"))
+    plan = plan_compression(model, **arguments)
+    assert plan["small"].format and plan.settings["measured"] == 0.29
+    smallest = plan_compression(model, rank=1, exclude=("dense",))
+    assert plan["small"].params <= 1.01 * smallest["small"].params
 
 
 def frozen_plans(model):

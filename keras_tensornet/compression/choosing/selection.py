@@ -194,6 +194,12 @@ class Selection:
         ]
         self.shared = (subjects, options)
 
+    def least(self) -> float:
+        """The smallest budget that `spend` can keep to."""
+        _, options = self.shared
+        costs = [min(budgets.cost(one.costs, self.rule.name) for one in layer) for layer in options]
+        return self.reserved + sum(costs) * (1 + budgets.SAME)
+
     def spend(self, budget: float) -> None:
         """Choose for the layers that share the budget; may be called again with another one.
 
