@@ -15,6 +15,7 @@ from keras_tensornet.compression.calibration import (
     readable,
 )
 from keras_tensornet.compression.choosing import budgets, rules
+from keras_tensornet.compression.choosing.overrides import is_nuclear, read_overrides
 from keras_tensornet.compression.choosing.rules import Rule
 from keras_tensornet.compression.choosing.selection import AUTO, Selection
 from keras_tensornet.compression.choosing.sensitivity import MOST, Judge, weigh
@@ -30,7 +31,7 @@ from keras_tensornet.compression.plans import NOT_CALIBRATED, CompressionPlan, L
 from keras_tensornet.compression.progress import Progress, reporter
 from keras_tensornet.compression.timing import keep_latency, keep_speed
 from keras_tensornet.compression.unreached import FACTORIZED, Unreached, unreached
-from keras_tensornet.decompositions.shares import NuclearShare, energy_share, refuse_nuclear
+from keras_tensornet.decompositions.shares import energy_share, refuse_nuclear
 from keras_tensornet.rewriting.walker import walk_layers
 
 # How many of the layers that stay dense an error names.
@@ -135,7 +136,7 @@ def plan_with_cores(
     targets = find_kernels(model)
     others = unreached(model, targets)
     refuse_factorized(model, targets, others)
-    overrides = _read_overrides(overrides, targets, rule)
+    overrides = read_overrides(overrides, targets, rule)
     dense = left_out(model, targets, include, exclude, overrides, others)
     dense |= {path: "kept dense" for path, settings in overrides.items() if settings is None}
     dense |= zero_kernels(target for target in targets if target.path not in dense)
@@ -179,7 +180,7 @@ def plan_with_cores(
         layers=tuple(rows[path] for path in _in_order(model, targets, others)),
         model_params=model.count_params(),
         measure="output" if any(subject.metric is not None for subject in subjects) else "kernel",
-        settings=settings | ({"energy_norm": "nuclear"} if _is_nuclear(rule) else {}),
+        settings=settings | ({"energy_norm": "nuclear"} if is_nuclear(rule) else {}),
     )
     return plan, selection
 
@@ -357,46 +358,3 @@ def _check_format(format: str, rule: Rule) -> None:
         )
     if format == AUTO:
         refuse_nuclear(rule.value, "`format='auto'` compares errors of whole kernels; it")
-
-
-def _read_overrides(overrides, targets: list[Target], rule: Rule) -> dict:
-    overrides = dict(overrides or {})
-    paths = {target.path for target in targets}
-    for path, settings in overrides.items():
-        if path not in paths:
-            raise ValueError(
-                f"`overrides` names layers by their path. Received: '{path}', which is not among "
-                f"{sorted(paths)}."
-            )
-        if settings is not None and not isinstance(settings, Mapping):
-            raise TypeError(
-                "The override of a layer must be a dict, or None to keep it dense. Received for "
-                f"'{path}': {settings!r}."
-            )
-        elif settings is not None and ("energy" in settings or "energy_norm" in settings):
-            # A share is one of the same norm as the plan's, unless the layer says otherwise.
-            own = dict(settings)
-            norm = own.pop("energy_norm", "nuclear" if _is_nuclear(rule) else "frobenius")
-            overrides[path] = own | {"energy": energy_share(own.get("energy"), norm)}
-    for target in targets:
-        if target.part and target.layer_path in overrides and target.path not in overrides:
-            _share_override(overrides, target)
-    return overrides
-
-
-def _is_nuclear(rule: Rule) -> bool:
-    return isinstance(rule.value, NuclearShare)
-
-
-def _share_override(overrides: dict, target: Target) -> None:
-    """What the override of a layer says of a further kernel of it: None, or that kernel's rank."""
-    settings = overrides[target.layer_path]
-    if settings is None:
-        overrides[target.path] = None
-        return
-    name = f"{target.part.removesuffix('_kernel')}_rank"
-    if settings.get(name) is not None:
-        own = {key: value for key, value in settings.items() if key != name}
-        overrides[target.layer_path] = own
-        shared = {"format", "out_modes"} & own.keys()
-        overrides[target.path] = {"rank": settings[name]} | {key: own[key] for key in shared}
