@@ -19,7 +19,7 @@ def draw(report: Any, temporary: Any) -> None:
     except ImportError as error:
         raise ImportError(
             "`plot` needs matplotlib, which is not installed. Install it with: "
-            'pip install "keras-tensornet[demo]", or use `to_html`, which needs nothing.'
+            'pip install "keras-tensornet[plot]", or use `to_html`, which needs nothing.'
         ) from error
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     bars, spectra, sizes = figure.subplots(1, 3)

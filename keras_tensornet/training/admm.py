@@ -29,7 +29,7 @@ from keras_tensornet.training.projection import in_threads
 from keras_tensornet.training.pull import PullSwitch, accumulated_steps
 from keras_tensornet.training.residual_log import Limits, log_entries, table
 from keras_tensornet.training.splits import (
-    Target,
+    PulledKernel,
     check_choices,
     check_replan,
     metrics_of,
@@ -171,7 +171,7 @@ class ADMM(keras.callbacks.Callback):
         self.history: dict[str, dict[str, list[float]]] = {}
         self.seconds: list[float] = []
         self.converged = False
-        self._targets: list[Target] = []
+        self._targets: list[PulledKernel] = []
         self._splittings: list[Splitting] = []
         self._residuals: list[Residuals] = []
         self._switch: Switch | None = None
@@ -352,7 +352,7 @@ class ADMM(keras.callbacks.Callback):
             # On JAX the weights live in the training loop until they are asked for.
             self.model.jax_state_sync()
 
-        def update(pair: tuple[Splitting, Target]) -> Residuals:
+        def update(pair: tuple[Splitting, PulledKernel]) -> Residuals:
             splitting, target = pair
             splitting.resize(self.course.network_at(target.network, progress))
             kernel = _read(target)
@@ -393,7 +393,7 @@ class ADMM(keras.callbacks.Callback):
             one.aim(splitting.target, strength)
 
 
-def _read(target: Target) -> np.ndarray:
+def _read(target: PulledKernel) -> np.ndarray:
     """The kernel as an array; a half-precision one is read as float32."""
     kernel = ops.convert_to_numpy(target.variable.value)
     return kernel if kernel.dtype == "float64" else kernel.astype("float32")

@@ -15,7 +15,7 @@ from typing import Any
 
 from keras_tensornet import validation
 from keras_tensornet.networks import Network, largest_useful_ranks
-from keras_tensornet.training.splits import Target
+from keras_tensornet.training.splits import PulledKernel
 from keras_tensornet.training.splitting import Splitting
 
 # Shares of the way between kernel and target that a step of training goes, first and last.
@@ -119,7 +119,12 @@ class Course:
         return ("primal", "dual", "size", *own)
 
     def splitting(
-        self, target: Target, known: Splitting | None, progress: float, adaptive: bool, dual: bool
+        self,
+        target: PulledKernel,
+        known: Splitting | None,
+        progress: float,
+        adaptive: bool,
+        dual: bool,
     ) -> Splitting:
         """The state of a target: what is known of it, at the ranks of now, or a new one."""
         if self.rho is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from keras_tensornet import validation
 from keras_tensornet.training.course import Course
-from keras_tensornet.training.splits import Target
+from keras_tensornet.training.splits import PulledKernel
 from keras_tensornet.training.splitting import Residuals
 
 # After so many updates in a row with |U| at its limit the user is told.
@@ -36,7 +36,7 @@ def log_entries(
 
 
 def table(
-    targets: Sequence[Target], residuals: Sequence[Residuals], course: Course, progress: float
+    targets: Sequence[PulledKernel], residuals: Sequence[Residuals], course: Course, progress: float
 ) -> str:
     """The kernels and their latest residuals; only the heading before the first update."""
     width = max([len(target.path) for target in targets], default=5)

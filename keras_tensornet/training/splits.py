@@ -21,7 +21,7 @@ from keras_tensornet.networks import Network
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class PulledKernel:
     """One kernel and the low-rank set that it is pulled towards.
 
     Attributes:
@@ -68,7 +68,7 @@ def check_choices(plan: CompressionPlan | None, choices: Mapping[str, Any]) -> N
     rules.read_rules(given, choices.get("multiple", 1))
 
 
-def targets_of(model: keras.Model, plan: CompressionPlan) -> list[Target]:
+def targets_of(model: keras.Model, plan: CompressionPlan) -> list[PulledKernel]:
     """The kernels of the layers that a plan compresses, in its order.
 
     Raises:
@@ -100,14 +100,14 @@ def check_replan(replan: int, plan: CompressionPlan | None) -> None:
         )
 
 
-def metrics_of(model: keras.Model, targets: list[Target], data: Any) -> list[Metric | None]:
+def metrics_of(model: keras.Model, targets: list[PulledKernel], data: Any) -> list[Metric | None]:
     """What errors of each kernel count on calibration data; None where that cannot be measured."""
     found = {target.path: target for target in find_kernels(model)}
     wanted = [found[target.path] for target in targets]
     return [subject.metric for subject in calibrated_subjects(model, wanted, data)]
 
 
-def _target(choice: LayerChoice, found: Mapping[str, Any]) -> Target:
+def _target(choice: LayerChoice, found: Mapping[str, Any]) -> PulledKernel:
     if choice.path not in found:
         raise ValueError(
             f"The plan must be one for this model. It compresses '{choice.path}', which is not "
@@ -132,4 +132,4 @@ def _target(choice: LayerChoice, found: Mapping[str, Any]) -> Target:
     name = formats.get(choice.format).name
     form = Subject(found[choice.path]).form(name, choice.arguments)
     _, network = form.network(cast(formats.Rank, choice.rank))  # None only where it stays dense
-    return Target(choice.path, variable, network, form.modes)
+    return PulledKernel(choice.path, variable, network, form.modes)

@@ -135,7 +135,7 @@ class ParetoFront:
         except ImportError as error:
             raise ImportError(
                 "A figure needs matplotlib. Install it with: python -m pip install "
-                '"keras-tensornet[demo]"'
+                '"keras-tensornet[plot]"'
             ) from error
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot(xscale="log", xlabel=self.size, ylabel=self.metric)

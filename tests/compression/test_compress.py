@@ -1,5 +1,6 @@
 """Laws of planning and compressing whole models, on models of a few hundred weights."""
 
+import inspect
 import math
 import warnings
 
@@ -332,3 +333,17 @@ def test_trials_of_a_budget_are_quick_and_what_is_kept_is_not(calibrated, monkey
     compress_model(convnet(), format="cp", params=0.5, **data)
     assert set(taken) == {formats.get("cp").trial_sweeps, None}
     assert taken[-1] is None
+
+
+def test_compress_model_takes_the_arguments_of_plan_compression_with_the_same_defaults():
+    """They are listed twice for editors and `help`; here they are one."""
+    planning, compressing = (
+        inspect.signature(function).parameters for function in (plan_compression, compress_model)
+    )
+    assert set(planning) <= set(compressing)
+    shared = [name for name in compressing if name in planning]
+    assert shared == list(planning), "in the same order"
+    for name in shared:
+        ours, theirs = compressing[name], planning[name]
+        assert (ours.default, ours.kind) == (theirs.default, theirs.kind), name
+        assert ours.annotation == theirs.annotation, name
