@@ -6,7 +6,9 @@ Every function relies on one thing that a new version of Keras may change withou
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +16,7 @@ import keras
 
 # The class of `keras.Model(inputs, outputs)`.
 from keras.src.models.functional import Functional as Functional
+from keras.src.utils.tracking import DotNotTrackScope
 
 from keras_tensornet.types import Tensor
 
@@ -140,8 +143,10 @@ def replace_operations(model: keras.Model, new_of: Mapping[int, Any]) -> None:
             for tensor in node.outputs:
                 tensor._keras_history = tensor._keras_history._replace(operation=new)
     graph._nodes = {keys.get(key, key) for key in graph._nodes}
-    lists = [graph._operations, *graph._operations_by_depth.values()]
-    for operations in lists:
+    with DotNotTrackScope():
+        # A new list: TensorFlow saves no model of which a list that it knows was changed in place.
+        graph._operations = [new_of.get(id(old), old) for old in graph._operations]
+    for operations in graph._operations_by_depth.values():
         operations[:] = [new_of.get(id(old), old) for old in operations]
     retrack(graph, new_of)
 
@@ -192,6 +197,38 @@ def copy_build_shapes(source: keras.Layer, target: keras.Layer) -> None:
     """Let a layer say that it was built as another was."""
     target._build_shapes_dict = source._build_shapes_dict
     target.built = True
+
+
+def built_shapes(model: keras.Layer) -> Any:
+    """The nest of shapes of the first argument that a layer was built with; None where unknown."""
+    known = getattr(model, "_build_shapes_dict", None)
+    return next(iter(known.values()), None) if known else None
+
+
+@contextmanager
+def calls_noted(layers: Iterable[keras.Layer], note: Callable[[Any], Any]) -> Iterator[None]:
+    """Within it, `note(inputs)` is told of the first argument of every call of some layers."""
+
+    def around(call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            note(inputs)
+            return call(inputs, *args, **kwargs)
+
+        return functools.wraps(call)(noted)
+
+    with ExitStack() as stack:
+        for layer in layers:
+            before = vars(layer).get("call")
+            vars(layer)["call"] = around(layer.call)
+            stack.callback(_put_back, layer, before)
+        yield
+
+
+def _put_back(layer: keras.Layer, before: Any) -> None:
+    if before is None:
+        vars(layer).pop("call", None)
+    else:
+        vars(layer)["call"] = before
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any] | None:

@@ -59,6 +59,47 @@ def nested():
     return keras.Model(inputs, through(part(inputs), chain[2:]))
 
 
+@keras.saving.register_keras_serializable("tests_entry_points")
+class Block(layers.Layer):
+    """Layers in a list and a dict."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [layers.Dense(16, "relu"), layers.BatchNormalization()]
+        self.last = {"two": layers.Dense(12)}
+
+    def build(self, shape):
+        self.parts[0].build(shape)
+        for layer in (self.parts[1], self.last["two"]):
+            layer.build((*shape[:-1], 16))
+
+    def call(self, x, training=None):
+        return self.last["two"](self.parts[1](self.parts[0](x), training=training))
+
+
+@keras.saving.register_keras_serializable("tests_entry_points")
+class Net(keras.Model):
+    """A model without a graph."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.block, self.head = Block(), layers.Dense(3)
+
+    def call(self, x, training=None):
+        return self.head(self.block(x, training=training))
+
+
+def composite():
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, layers.Dense(3, name="head")(Block(name="block")(inputs)))
+
+
+def subclassed():
+    model = Net(name="net")
+    model(X)
+    return model
+
+
 MODELS = {
     "Sequential": lambda: keras.Sequential([keras.Input((6,)), *stack()]),
     "built": built,
@@ -70,6 +111,8 @@ MODELS = {
     "nested Sequential": lambda: keras.Sequential(
         [keras.Input((6,)), keras.Sequential(stack()[:2], name="inner"), *stack()[2:]]
     ),
+    "composite": composite,
+    "subclassed": subclassed,
 }
 
 
@@ -92,7 +135,14 @@ ENTRIES = {
     "autotune": lambda model, _: ktn.autotune(small(model), batch_size=8, candidates=1),
     "freeze": lambda model, _: ktn.unfreeze(ktn.freeze(small(model)))(X),
     "finetune": lambda model, _: ktn.finetune(small(model), (X, Y), epochs=1, loss=LOSS),
-    "T-Basis": lambda model, _: ktn.tbasis_model(model, size=4, rank=2)(X),
+    "teacher": lambda model, _: ktn.finetune(
+        small(model), (X, Y), epochs=1, loss=LOSS, teacher=model
+    ),
+    "recover": lambda model, _: ktn.recover(
+        model, small(model), X, ktn.RecoverySettings(epochs=1, seconds=2)
+    ),
+    "T-Basis": lambda model, _: ktn.to_dense_model(ktn.tbasis_model(model, size=4, rank=2))(X),
+    "fitted T-Basis": lambda model, _: ktn.fit_tbasis(model, size=4, rank=2, steps=2),
     "back": lambda model, _: ktn.to_stock_model(ktn.to_dense_model(small(model)))(X),
     "command": command,
 }

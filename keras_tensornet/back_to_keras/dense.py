@@ -13,6 +13,7 @@ import keras
 
 from keras_tensornet.back_to_keras.stock import stock_chain
 from keras_tensornet.layers import TBasis
+from keras_tensornet.layers.tbasis.common import TBasisMethods
 from keras_tensornet.rewriting.walker import rewrite_model, walk_layers
 
 
@@ -63,7 +64,7 @@ def _stock(layer: keras.Layer) -> Any:
 
 def _without_basis(model: keras.Model) -> keras.Model:
     """The model with its T-Basis layers merged: their kernels need the basis, which all share."""
-    if not any(isinstance(layer, TBasis) for _, layer in walk_layers(model)):
+    if not any(isinstance(layer, (TBasis, TBasisMethods)) for _, layer in walk_layers(model)):
         return model
     from keras_tensornet.tbasis import to_dense_model as merge_basis  # imports this package
 

@@ -128,7 +128,8 @@ def export_model(
     compared with the model, and only then put in place. The given model stays as it was.
 
     Args:
-        model: a built Sequential or Functional model, factorized layers in it or not.
+        model: a built model of any kind, factorized layers in it or not. One without a graph takes
+            inputs of the shapes and types of `samples`, without them of those it was built with.
         path: of the file or, for a SavedModel, the folder. LiteRT files end in ".tflite", the
             others in ".onnx", ".xml" (OpenVINO; the weights are beside it, in ".bin"), ".pt2"
             (PyTorch) and ".keras".
@@ -171,6 +172,7 @@ def export_model(
     _check_arguments(model, path, format, as_, quantize, endpoints, overwrite)
     path = Path(path)
     validation.positive_int("batch_size", batch_size)
+    model = forms.as_graph(model, samples)
     form = forms.choose_form(model, format) if as_ == forms.AUTO else as_
     if quantize and format == "keras" and form == "factorized":
         raise ValueError(
@@ -251,10 +253,16 @@ def _check_arguments(
         raise ValueError(
             f"The endpoint {writers.SERVING!r} is the model itself; name it otherwise."
         )
-    if not isinstance(model, keras.Model) or not model.built or not getattr(model, "inputs", None):
+    if not isinstance(model, keras.Model) or not model.built:
         raise TypeError(
-            "`model` must be a built Sequential or Functional Keras model. Received: "
-            f"{model!r}. Begin it with a keras.Input."
+            f"`model` must be a built Keras model. Received: {model!r}. Begin it with a "
+            "keras.Input, or call it on data once."
+        )
+    if format == "keras" and not forms.has_graph(model):
+        raise ValueError(
+            "A `.keras` file of a subclassed model can be loaded only where its class is. "
+            f"Received: '{model.name}' of type {type(model).__name__}. Save it with "
+            "`model.save(path)`, or choose another format."
         )
     suffix = SUFFIXES.get(format, "")
     if Path(path).suffix != suffix and suffix:

@@ -16,6 +16,7 @@ import keras
 from keras_tensornet import validation
 from keras_tensornet.back_to_keras import to_dense_model, to_stock_model
 from keras_tensornet.layers import TBasis
+from keras_tensornet.reading import Signature, read_inputs
 from keras_tensornet.rewriting.walker import rewrite_model
 from keras_tensornet.serving.freezing import factorized_layers
 
@@ -74,6 +75,34 @@ def in_form(
         else:
             layer.freeze(batch_size)
     return result
+
+
+def has_graph(model: keras.Model) -> bool:
+    """Whether a model says by itself what its inputs and outputs are."""
+    return bool(getattr(model, "inputs", None))
+
+
+def as_graph(model: keras.Model, samples: Any = None) -> keras.Model:
+    """A model that has a graph as it is; any other as the one layer of a Functional model.
+
+    Args:
+        model: a built model.
+        samples: inputs, of which the shapes and types are taken.
+    """
+    if has_graph(model):
+        return model
+    signature = Signature.of(model)
+    specs = signature.examples()
+    if samples is not None:
+        arrays = keras.tree.flatten(read_inputs(model, samples, name="samples").first(1).x)
+        specs = [(array.shape, str(array.dtype)) for array in arrays]
+    inputs = signature.pack(
+        [
+            keras.Input(shape[1:], dtype=dtype, name=name)
+            for name, (shape, dtype) in zip(signature.names, specs, strict=True)
+        ]
+    )
+    return keras.Model(inputs, model(inputs), name=model.name)
 
 
 def unrolled(model: keras.Model, given: keras.Model) -> keras.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_tensornet.reading import calls
 from keras_tensornet.reading.arrays import in_words, is_array, is_leaf, shape_of
 
 
@@ -23,22 +25,24 @@ class Signature:
     Attributes:
         names: of the input tensors.
         shapes: with the batch axis, open extents as None.
-        dtypes: as Keras names them.
+        dtypes: as Keras names them; None where any is taken, for a model without a graph.
         optional: whether None may be given.
         structure: nest of places in this order, as the model is called.
         model: its name, for errors.
+        usual: `(shapes, dtypes)` to make examples of, where those above leave them open.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int | None, ...], ...]
-    dtypes: tuple[str, ...]
+    dtypes: tuple[str | None, ...]
     optional: tuple[bool, ...]
     structure: Any
     model: str
+    usual: Any = None
 
     @classmethod
     def of(cls, model: keras.Model) -> Signature:
-        """The signature of a built Sequential or Functional model.
+        """The signature of a built model; of one without a graph what it was built with.
 
         Raises:
             TypeError: for a model whose inputs are not known.
@@ -48,11 +52,7 @@ class Signature:
         except (AttributeError, ValueError):
             tensors = []
         if not tensors:
-            raise TypeError(
-                "`model` must be a built Sequential or Functional model, which says what its "
-                f"inputs are. Received: '{getattr(model, 'name', model)}' of type "
-                f"{type(model).__name__}. Begin it with a keras.Input, or call it on data once."
-            )
+            return cls._of_calls(model)
         places = {id(tensor): place for place, tensor in enumerate(tensors)}
         nest = tensors[0] if isinstance(model, keras.Sequential) else model.input
         if not all(id(tensor) in places for tensor in keras.tree.flatten(nest)):
@@ -66,6 +66,34 @@ class Signature:
             keras.tree.map_structure(lambda tensor: places[id(tensor)], nest),
             model.name,
         )
+
+    @classmethod
+    def _of_calls(cls, model: keras.Model) -> Signature:
+        nest = calls.built_with(model) if getattr(model, "built", False) else None
+        if nest is None:
+            raise TypeError(
+                "`model` must be a built Keras model, which says what its inputs are. Received: "
+                f"'{getattr(model, 'name', model)}' of type {type(model).__name__}. Begin it with "
+                "a keras.Input, or call it on data once."
+            )
+        named = calls.shapes_in(nest)
+        count, shapes = len(named), tuple((None, *shape[1:]) for _, shape in named)
+        return cls(
+            tuple(name for name, _ in named),
+            tuple((None,) * len(shape) for shape in shapes),
+            (None,) * count,
+            (False,) * count,
+            calls.places_of(nest),
+            model.name,
+            functools.partial(calls.dtypes_of, model, shapes),
+        )
+
+    def examples(self) -> list[tuple[tuple[int | None, ...], str]]:
+        """`(shape, dtype)` of each input, to make examples of."""
+        if self.usual is None:
+            return list(zip(self.shapes, map(str, self.dtypes), strict=True))
+        shapes = self.usual.args[1]
+        return list(zip(shapes, self.usual(self.pack), strict=True))
 
     @property
     def batch_size(self) -> int | None:
@@ -215,12 +243,12 @@ class Signature:
         if array.dtype.kind in "cmMV":  # NumPy would cast them, and drop what they mean
             raise Misfit(f"input '{self.names[place]}' takes {dtype}, not {array.dtype}")
         text = array.dtype.kind in "US" or (array.dtype == object and _holds_text(array))
-        if text != (dtype == "string"):
+        if dtype is not None and text != (dtype == "string"):
             raise Misfit(
                 f"input '{self.names[place]}' takes {dtype}, not {'text' if text else array.dtype}"
             )
-        if text:
-            return array
+        if text or dtype is None:
+            return array.astype("float32") if array.dtype == "float64" else array
         if dtype in ("bfloat16", "float16"):
             dtype = "float32"  # Keras rounds when the model is called
         try:

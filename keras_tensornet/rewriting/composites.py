@@ -79,8 +79,8 @@ def children(layer: keras.Layer, inside: bool = False) -> list[tuple[str, keras.
     found: dict[int, tuple[str, keras.layers.Layer]] = {}
     inside = inside or is_composite_class(layer)
     if isinstance(layer, (keras.Sequential, Functional)):
-        for place, one in enumerate(graph_layers(layer)):
-            found.setdefault(id(one), (_step_in_graph(one, place, inside), one))
+        for step, one in _graph_steps(layer, inside):
+            found.setdefault(id(one), (step, one))
     elif is_wrapper(layer) and not inside:
         for one in _wrapped(layer):
             found.setdefault(id(one), (one.name, one))
@@ -227,9 +227,22 @@ def _wrapped(layer: keras.Layer) -> list[keras.layers.Layer]:
     return [layer.layer]
 
 
-def _step_in_graph(layer: keras.Layer, place: int, inside: bool) -> str:
+def _graph_steps(model: keras.Model, inside: bool) -> list[tuple[str, keras.layers.Layer]]:
+    """`(step, layer)` of the layers of a graph.
+
+    Some classes put the name that they are given before those of their layers, and a composite that
+    is built again from its configuration is always given one: it is left out of the steps.
+    """
+    layers = graph_layers(model)
     if not inside:
-        return layer.name
+        return [(layer.name, layer) for layer in layers]
+    steps = [_step_in_graph(layer, place) for place, layer in enumerate(layers)]
+    short = [step.removeprefix(f"{model.name}_") or step for step in steps]
+    clear = len(set(short)) == len(set(steps))
+    return list(zip(short if clear else steps, layers, strict=True))
+
+
+def _step_in_graph(layer: keras.Layer, place: int) -> str:
     if MARK in vars(layer):
         return vars(layer)[MARK]
     automatic = rf"{_snake_case(type(layer).__name__)}(_\d+)?"

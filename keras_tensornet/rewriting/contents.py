@@ -20,12 +20,17 @@ APART = ("name", "trainable", "build_config")
 
 
 def has_config(model: keras.Model) -> bool:
-    """Whether a model of a class of its own says how it is built."""
+    """Whether a model of a class of its own says how it is built, and says all of it."""
     try:
-        rewritten.written(model)
+        built = rewritten.written(model)
     except ValueError:
         return False
-    return True
+    # What has been replaced has other variables than what the class builds.
+    return isinstance(model, rewritten.Rewritten) or _shapes(built) == _shapes(model)
+
+
+def _shapes(layer: keras.Layer) -> list[tuple[int, ...]]:
+    return [tuple(variable.shape) for variable in layer.variables]
 
 
 def copied(rewriter: Any, source: Any, path: str) -> Any:
@@ -83,6 +88,8 @@ class _Pairs:
             if not chosen.built:
                 chosen.build_from_config(source.get_build_config())
             if _as_written(chosen, copy):
+                if not copy.built:  # its holder has no `build`, and it was replaced before
+                    copy.build_from_config(chosen.get_build_config())
                 clones[id(source)] = copy
                 self.rewriter.flags.append((copy, chosen.trainable))
                 self.rewriter.copies.append((chosen, copy))

@@ -186,14 +186,15 @@ def _as_written() -> bool:
 def build_record(layer: keras.Layer) -> dict[str, Any]:
     """How a layer was built: its build configuration, and those of its parts where it has none.
 
-    A composite without a `build` of its own has its layers built by its first call. They are built
-    one by one here, so that nothing needs to be called.
+    A composite without a `build` of its own has its layers built by its first call, and so has a
+    Sequential that its holder does not build. They are built one by one here, so that nothing needs
+    to be called.
     """
-    if not _default_build(layer):
+    if not _default_build(layer) and layer.built:
         return {"config": layer.get_build_config(), "parts": []}
     parts = []
     for step, one in composites.children(layer, inside=True):
-        if one.built and MARK not in vars(one):
+        if MARK not in vars(one):
             record = build_record(one)
             if record["config"] or record["parts"]:
                 parts.append([step, record])
@@ -208,7 +209,8 @@ def build_like(layer: keras.Layer, record: dict[str, Any]) -> None:
         below = dict(composites.children(layer, inside=True))
         if step in below:
             build_like(below[step], part)
-    layer.built = True
+    if not isinstance(layer, keras.Sequential):  # whose own `build` makes it a graph
+        layer.built = True
 
 
 def _default_build(layer: keras.Layer) -> bool:

@@ -20,12 +20,14 @@ attributes, lists and dicts that they are kept in: "encoder/_self_attention_laye
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import keras
 
 from keras_tensornet import keras_internals, validation
 from keras_tensornet.keras_internals import Functional
+from keras_tensornet.layers.tbasis import TBasis
 from keras_tensornet.rewriting import composites, contents, rewritten
 from keras_tensornet.rewriting.clones import clone_operation, compile_like
 from keras_tensornet.rewriting.composites import is_composite, is_graph, is_wrapper
@@ -46,7 +48,8 @@ def walk_layers(model: keras.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
     Models inside it, of whatever class, `TimeDistributed` and `Bidirectional` are entered; the
     layers inside are yielded in their place. A layer that holds layers, such as
     `MultiHeadAttention`, is yielded before them. A layer that is used several times is yielded
-    once, and what a layer of this package is made of is not entered.
+    once, and what a layer of this package is made of is not entered. Nor are layers yielded that a
+    composite holds and has never built, as some parts of KerasHub's SAM: they have no weights.
 
     Args:
         model: a built model of any kind, or a built layer that holds layers.
@@ -115,6 +118,8 @@ class _Rewriter:
         self.holders: list[tuple[Any, ...]] = []  # the same for composites, without what they hold
         # (layer, trainable): outer models after what they hold
         self.flags: list[tuple[Any, ...]] = []
+        self.inside = False  # a composite, where layers are called by their places
+        self.steps: dict[int, str] = {}
 
     def finish(self) -> None:
         for source, target in self.holders:
@@ -131,19 +136,36 @@ class _Rewriter:
 
     def root(self, model: keras.Model) -> keras.Model:
         """The model that is to be rewritten, as a new one."""
-        if is_graph(model):
-            return self.model(model, "")
-        usable = not isinstance(model, Functional) or contents.has_config(model)
-        return contents.copied(self, model, "") if usable else self.model(model, "")
+        return self.model(model, "") if is_graph(model) else self.copy(model, "")
+
+    def copy(self, layer: keras.Layer, path: str) -> Any:
+        """A composite as a new one; a graph whose class cannot build it again as a plain graph."""
+        if isinstance(layer, Functional) and not contents.has_config(layer):
+            return self.model(layer, path)
+        with self.within(layer):
+            return contents.copied(self, layer, path)
 
     def model(self, model: keras.Model, path: str) -> keras.Model:
         """A graph as a new graph."""
-        if isinstance(model, keras.Sequential):
-            result = self._sequential(model, path)
-        else:
-            result = self._functional(model, path)
+        with self.within(model):
+            if isinstance(model, keras.Sequential):
+                result = self._sequential(model, path)
+            else:
+                result = self._functional(model, path)
         self.flags.append((result, model.trainable))
         return result
+
+    @contextmanager
+    def within(self, holder: keras.Layer) -> Iterator[None]:
+        """While this holds, layers below a holder are called as `walk_layers` calls them."""
+        before = self.inside
+        self.inside = before or composites.is_composite_class(holder)
+        for step, layer in composites.children(holder, self.inside):
+            self.steps.setdefault(id(layer), step)
+        try:
+            yield
+        finally:
+            self.inside = before
 
     def _sequential(self, model: keras.Model, path: str) -> keras.Model:
         layers = [new_inputs(model)]
@@ -171,16 +193,17 @@ class _Rewriter:
     def _new_operation(self, layer: keras.Layer, path: str) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return clone_operation(layer)
-        return self.operation_at(layer, _join(path, layer.name))
+        return self.operation_at(layer, _join(path, self.steps.get(id(layer), layer.name)))
 
     def operation_at(self, layer: keras.Layer, path: str) -> Any:
         """The clone or replacement of a layer, of which the path is known."""
         if is_graph(layer):
-            return self.model(_checked(layer, path), path)
-        if type(layer) is keras.layers.TimeDistributed:
-            return self._time_distributed(layer, path)
-        if type(layer) is keras.layers.Bidirectional:
-            return self._bidirectional(layer, path)
+            return self.model(layer if self.inside else _checked(layer, path), path)
+        if is_wrapper(layer):
+            with self.within(layer):
+                if type(layer) is keras.layers.TimeDistributed:
+                    return self._time_distributed(layer, path)
+                return self._bidirectional(layer, path)
         if is_composite(layer):
             return self.composite(layer, path)
         return self._leaf(layer, path)
@@ -190,7 +213,7 @@ class _Rewriter:
         chosen = None if isinstance(layer, keras.Model) else self.replacement(layer, path)
         if chosen is not None:
             return chosen
-        return contents.copied(self, _checked(layer, path), path)
+        return self.copy(_checked(layer, path), path)
 
     def replacement(self, layer: keras.Layer, path: str) -> Any:
         """What `replace` says of a layer, or None."""
@@ -204,10 +227,22 @@ class _Rewriter:
         chosen = self.replacement(layer, path)
         if chosen is not None:
             return chosen
-        clone = clone_operation(layer)
+        return self._clone(layer, **self._shared_basis(layer))
+
+    def _clone(self, layer: keras.Layer, **replaced: Any) -> Any:
+        clone = clone_operation(layer, **replaced)
         self.flags.append((clone, layer.trainable))
         self.copies.append((layer, clone))
         return clone
+
+    def _shared_basis(self, layer: keras.Layer) -> dict[str, Any]:
+        """The clone of a basis that a layer holds and shares with others, as its argument."""
+        basis = getattr(layer, "shared_basis", None)
+        if not isinstance(basis, TBasis):
+            return {}
+        if id(basis) not in self.clones:
+            self.clones[id(basis)] = self._clone(basis)
+        return {"shared_basis": self.clones[id(basis)]}
 
     def _time_distributed(self, wrapper: keras.Layer, path: str) -> Any:
         inner = self.operation(wrapper.layer, path)
@@ -270,8 +305,11 @@ def _walk_one(
     layer: keras.Layer, path: str, seen: set[int], inside: bool
 ) -> Iterator[tuple[str, keras.layers.Layer]]:
     if is_graph(layer):
-        _checked(layer, path)
+        if not inside:  # a composite may hold models that it never calls, or calls layer by layer
+            _checked(layer, path)
     elif not is_wrapper(layer) and not isinstance(layer, keras.Model):
+        if inside and not layer.built and not layer.variables and not is_composite(layer):
+            return  # its holder has never called it: it has no weights
         yield path, layer
     if is_graph(layer) or is_wrapper(layer) or is_composite(layer):
         within = inside or composites.is_composite_class(layer)

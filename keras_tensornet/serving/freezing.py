@@ -25,8 +25,8 @@ def freeze(model: keras.Model, batch_size: int | None = None) -> keras.Model:
     model, loading weights into it or assigning its cores raises a RuntimeError, so the merged
     kernels are never stale. Saving a frozen model saves its cores.
 
-    Layers on a T-Basis are frozen where the graph of the model says which basis they are called
-    with, as it does in Functional models; in subclassed models they stay as they were.
+    Layers on a T-Basis are frozen where they hold it, or the graph of the model says which basis
+    they are called with; where your own code hands it to them they stay as they were.
 
     Args:
         model: a built model or layer.
@@ -109,6 +109,8 @@ def _freeze_shared(model: keras.Layer) -> None:
     """Merge the kernels of layers on a T-Basis, and hold what they are made from."""
     values: dict[tuple[Any, ...], Any] = {}
     for layer in _layers_of(model, TBasisMethods):
+        if layer.shared_basis is not None and not layer.frozen:
+            layer.freeze()
         name, tensor = _shared_argument(layer)
         given = None if tensor is None else _values_behind(tensor, values)
         if given is not None and not layer.frozen:

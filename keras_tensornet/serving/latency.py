@@ -58,8 +58,8 @@ def example_inputs(model: keras.Model, batch_size: int, data: Any = None) -> Any
     """A batch for a model, in the structure that it is called with.
 
     Args:
-        model: a built Sequential or Functional model. Unknown extents count as 32; a fixed batch
-            size wins over the one given.
+        model: a built model. Unknown extents count as 32, those of a model without a graph are what
+            it was built with; a fixed batch size wins over the one given.
         batch_size: number of examples.
         data: examples to take them from, repeated where they are too few; by default floats are
             normal, and integers zero.
@@ -79,8 +79,7 @@ def example_inputs(model: keras.Model, batch_size: int, data: Any = None) -> Any
             return rng.normal(size=shape).astype("float32")
         return np.full(shape, "") if dtype == "string" else np.zeros(shape, dtype)
 
-    pairs = zip(signature.shapes, signature.dtypes, strict=True)
-    return signature.pack([example(*pair) for pair in pairs])
+    return signature.pack([example(*pair) for pair in signature.examples()])
 
 
 def fixed_batch(model: keras.Model) -> int | None:

@@ -23,8 +23,8 @@ from keras import ops
 from keras_tensornet import validation
 from keras_tensornet.layers.tbasis import TBasis, TBasisCores
 from keras_tensornet.layers.tbasis.cores import merge_ring
-from keras_tensornet.tbasis.graphs import leaf_layers
-from keras_tensornet.tbasis.model import tbasis_model
+from keras_tensornet.rewriting.walker import walk_layers
+from keras_tensornet.tbasis.model import made_on_basis
 from keras_tensornet.tbasis.planning import TBasisPlan, plan_tbasis
 from keras_tensornet.types import Tensor
 
@@ -112,7 +112,7 @@ def fit_tbasis(
     """Return a model on a shared basis that is near a trained one, which stays as it was.
 
     Args:
-        model: trained, built Sequential or Functional model.
+        model: trained and built, of any kind.
         size, rank, mode, exclude, **options: as in `tbasis_model`. With a frozen `basis=` only the
             coefficients and adapters are fitted.
         steps, learning_rate: of the fit, see `fit_kernels`.
@@ -124,17 +124,16 @@ def fit_tbasis(
     Raises:
         TypeError, ValueError: as `tbasis_model`.
     """
-    result = tbasis_model(model, size, rank, mode, exclude, **options)
-    basis = next(layer for layer in result.layers if isinstance(layer, TBasis))
-    cores = next(layer for layer in result.layers if isinstance(layer, TBasisCores))
-    adapters = options.get("adapters", "exp")
+    made = made_on_basis(model, size, rank, mode, exclude, **options)
+    basis, adapters = made.basis, made.adapters
     plan = plan_tbasis(model, basis.size, basis.rank, basis.mode, exclude, adapters)
-    report = fit_kernels(basis, cores, _kernels(model, plan), steps, learning_rate)
-    return result, report
+    report = fit_kernels(basis, made.cores, _kernels(model, plan), steps, learning_rate)
+    made.hand_out()
+    return made.model, report
 
 
 def _kernels(model: keras.Model, plan: TBasisPlan) -> dict[str, np.ndarray]:
-    layers = dict(leaf_layers(model))
+    layers = dict(walk_layers(model))
     return {row.path: ops.convert_to_numpy(layers[row.path].kernel) for row in plan.shared}
 
 

@@ -1,19 +1,21 @@
 """Replaying a model's graph on new inputs, where some layers take more than their own inputs.
 
-The model walker replaces layers that are called as the old ones were. A T-Basis layer needs the
-shared basis as well, and the basis belongs to the outermost graph; so the graph is replayed call by
-call, and nested models are played out in place: the result is one flat Functional model.
+The model walker replaces layers that are called as the old ones were. Cores that come from one
+product with a basis are handed to the layers as tensors of the outermost graph; so the graph is
+replayed call by call, and nested models are played out in place: the result is one flat Functional
+model. What Python code calls, in composite layers and subclassed models, no replay reaches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from keras_tensornet import keras_internals
 from keras_tensornet.rewriting.clones import clone_operation, compile_like
-from keras_tensornet.rewriting.composites import is_graph
+from keras_tensornet.rewriting.composites import graph_layers, is_graph
 from keras_tensornet.rewriting.state import copy_state, copy_trainable
 from keras_tensornet.rewriting.walker import new_inputs
 
@@ -21,17 +23,17 @@ from keras_tensornet.rewriting.walker import new_inputs
 Apply = Callable[[keras.layers.Layer, str, tuple[Any, ...], dict[str, Any]], object]
 
 
-def leaf_layers(model: keras.Model, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yield `(path, layer)` for every layer of a model and of the models nested in it, once."""
-    seen = set()
-    for layer in model.layers:
-        if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
-            continue
-        seen.add(id(layer))
-        if is_graph(layer):
-            yield from leaf_layers(layer, _join(path, layer.name))
-        else:
-            yield _join(path, layer.name), layer
+def called_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers that a graph, and the graphs nested in it, call themselves; none of other models.
+
+    A graph of a class of its own counts as one that cannot be played out: it would lose its class.
+    """
+    if not is_graph(model):
+        return []
+    found = []
+    for layer in graph_layers(model):
+        found += called_layers(layer) if is_graph(layer) else [layer]
+    return found
 
 
 def replay(
@@ -78,10 +80,10 @@ class _Player:
             for layer in model.layers:
                 inputs = self._call(layer, path, (inputs,), {})
             return inputs
-        return model._run_through_graph(
+        return keras_internals.run_graph(
+            model,
             inputs,
-            operation_fn=lambda operation: operation,
-            call_fn=lambda operation, *args, **kwargs: self._call(operation, path, args, kwargs),
+            lambda operation, *args, **kwargs: self._call(operation, path, args, kwargs),
         )
 
     def _call(

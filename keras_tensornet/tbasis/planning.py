@@ -12,7 +12,6 @@ from keras_tensornet.layers.tbasis.envelopes import envelope
 from keras_tensornet.rewriting.choice import chosen_paths
 from keras_tensornet.rewriting.kernels import HeldKernel, other_kernels
 from keras_tensornet.rewriting.walker import walk_layers
-from keras_tensornet.tbasis.graphs import leaf_layers
 
 FIRST_CONVOLUTION = "first convolution (paper, section 4.1)"
 SHARING = (keras.layers.Dense, keras.layers.Conv2D)
@@ -106,25 +105,23 @@ def plan_tbasis(
     those that stand inside another layer. Other layers with kernels are listed as not supported.
 
     Args:
-        model: a built Sequential or Functional model.
+        model: a built model of any kind.
         size, rank, mode: of the basis.
         exclude: layers that stay dense: names, paths or regular expressions of them, or a function
             `(layer, path) -> bool`.
         adapters: "none" saves `rank` parameters a core.
 
     Raises:
-        TypeError: if the model, or one inside it, is subclassed.
-        ValueError: if a kernel does not fit into the mode, an entry of `exclude` matches no layer,
-            or no layer can share the basis.
+        TypeError: if it is no model.
+        ValueError: if it is not built, a kernel does not fit into the mode, an entry of `exclude`
+            matches no layer, or no layer can share the basis.
     """
-    for _ in walk_layers(model):  # its errors say what cannot be rewritten
-        pass
     excluded = _excluder(model, exclude)
     first = next(
-        (id(layer) for _, layer in leaf_layers(model) if type(layer) is keras.layers.Conv2D), None
+        (id(layer) for _, layer in walk_layers(model) if type(layer) is keras.layers.Conv2D), None
     )
     rows = {}
-    known = {path: layer for path, layer in leaf_layers(model) if type(layer) in SHARING}
+    known = {path: layer for path, layer in walk_layers(model) if type(layer) in SHARING}
     for path, layer in known.items():
         reason = FIRST_CONVOLUTION if id(layer) == first else _reason(layer)
         reason = "excluded" if excluded(layer, path) else reason
@@ -182,7 +179,7 @@ def _reason(layer: keras.Layer) -> str:
 def _excluder(model: keras.Model, exclude: Exclude) -> Callable[[keras.layers.Layer, str], bool]:
     if exclude is None:
         return lambda layer, path: False
-    layers = list(leaf_layers(model))
+    layers = list(walk_layers(model))
     if callable(exclude) and not isinstance(exclude, type):
         chosen = {path for path, layer in layers if exclude(layer, path)}
         if not chosen:

@@ -13,9 +13,8 @@ import keras_tuner
 
 from keras_tensornet import validation
 from keras_tensornet.compression.kinds import Target, find_targets, left_out
-from keras_tensornet.rewriting.walker import rewrite_model
+from keras_tensornet.rewriting.walker import rewrite_model, walk_layers
 from keras_tensornet.tbasis import fit_tbasis, tbasis_model
-from keras_tensornet.tbasis.graphs import leaf_layers
 from keras_tensornet.tuner.decompositions import Decompositions
 from keras_tensornet.tuner.objective import SizeObjective, TrialMetrics
 from keras_tensornet.tuner.sizes import ModelSize
@@ -231,7 +230,7 @@ class TensorNetHyperModel(keras_tuner.HyperModel):
         if self.include is None and self.exclude is None:
             return None
         chosen = {target.path for target in self._targets(dense)}
-        if chosen == {path for path, _ in leaf_layers(dense)}:
+        if chosen == {path for path, _ in walk_layers(dense)}:
             return None
         return lambda layer, path: path not in chosen
 

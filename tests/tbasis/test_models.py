@@ -8,6 +8,7 @@ from keras import layers, ops
 import keras_tensornet
 from keras_tensornet import models
 from keras_tensornet.layers import TBasis, TBasisConv2D, TBasisCores, TBasisDense, TRDense
+from keras_tensornet.rewriting.walker import walk_layers
 from keras_tensornet.tbasis import (
     find_basis,
     fit_kernels,
@@ -18,6 +19,8 @@ from keras_tensornet.tbasis import (
     tbasis_model,
     to_dense_model,
 )
+from tests.rewriting import objects
+from tests.rewriting.objects import Encoder
 
 array = ops.convert_to_numpy
 # Obukhov et al. 2020, ResNet-32 on CIFAR-10, the authors' published figures: size, rank, percent of
@@ -308,3 +311,88 @@ def load_frozen(basis) -> TBasis:
     layer.build()
     layer.basis.assign(array(basis.basis))
     return layer
+
+
+# Layers that Python code calls, not a graph: they hold the basis themselves.
+
+
+def _mixed():
+    """A graph that calls one layer itself, another in a wrapper, and others in a composite."""
+    inputs = keras.Input((6, 16))
+    x = layers.TimeDistributed(layers.Dense(16, name="each"), name="steps")(inputs)
+    model = keras.Model(inputs, layers.Dense(4, name="head")(Encoder(name="encoder")(x)))
+    model(np.zeros((1, 6, 16)))
+    return model
+
+
+HELD = {
+    "graph over a composite": (_mixed, ["steps/layer", "encoder/ff/in", "encoder/ff/out", "head"]),
+    "subclassed": (
+        objects.classifier,
+        ["blocks/0/ff/in", "blocks/0/ff/out", "blocks/1/first", "blocks/1/second"]
+        + ["inner/within", "head"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_a_basis_is_shared_inside_of_composites(kind, tmp_path):
+    keras.utils.set_random_seed(0)
+    made, paths = HELD[kind]
+    dense = made()
+    x = objects.data(dense)
+    small = tbasis_model(dense, size=4, rank=2, mode=4, seed=0)
+    plan = plan_tbasis(dense, 4, 2, 4)
+    assert sorted(row.path.replace("steps/each", "steps/layer") for row in plan.shared) == sorted(
+        paths
+    )
+    saved = plan.dense_params - plan.basis_params - plan.core_params
+    assert dense.count_params() - small.count_params() == saved
+    assert isinstance(small, type(dense)) or type(small).__name__ == type(dense).__name__
+    basis = find_basis(small)
+    expected = array(small(x))
+    # The one basis reaches every layer, in what is loaded and what is copied too.
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    copied = keras_tensornet.rewrite_model(loaded, lambda layer, path: None)
+    for model in (small, loaded, copied):
+        np.testing.assert_array_equal(array(model(x)), expected)
+        assert model.count_params() == small.count_params()
+        one = find_basis(model)
+        before = array(one.basis)
+        one.basis.assign(2.0 * before)
+        assert np.abs(array(model(x)) - expected).max() > 1e-3
+        one.basis.assign(before)
+    np.testing.assert_allclose(array(to_dense_model(small)(x)), expected, atol=1e-5)
+    keras_tensornet.freeze(small)
+    np.testing.assert_allclose(array(small(x)), expected, atol=1e-5)
+    keras_tensornet.unfreeze(small)
+    assert basis is find_basis(small)
+    with pytest.raises(ValueError, match="shares its basis"):
+        keras.models.clone_model(loaded)
+
+
+def test_the_seed_decides_wherever_layers_stand():
+    """Basis and coefficients, of what a graph calls and of what stands in a composite."""
+    inputs = keras.Input((16,))
+    chain = [layers.Dense(24, "relu", name="one"), layers.Dense(4, name="two")]
+    flat = keras.Model(inputs, chain[1](chain[0](inputs)))
+    inputs = keras.Input((16,))
+    inside = keras.Model(inputs, layers.Dense(4, name="two")(objects.Residual(16)(inputs)))
+    for model in (flat, inside):
+        one, two = (tbasis_model(model, size=4, rank=2, mode=4, seed=3) for _ in range(2))
+        for a, b in zip(one.variables, two.variables, strict=True):
+            np.testing.assert_array_equal(array(a), array(b))
+
+
+def test_kernels_in_composites_are_fitted():
+    keras.utils.set_random_seed(0)
+    dense = objects.classifier()
+    small, report = fit_tbasis(dense, size=8, rank=4, mode=4, steps=60, seed=0)
+    kernels = dict(walk_layers(dense))
+    for path, layer in walk_layers(small):
+        if isinstance(layer, TBasisDense):
+            kernel = array(kernels[path].kernel)
+            error = np.linalg.norm(array(layer.merge_kernel()) - kernel) / np.linalg.norm(kernel)
+            assert abs(error - report.errors[report.names.index(path)]) < 1e-4
+    assert np.mean(report.errors) < 0.8 * np.mean(report.start)

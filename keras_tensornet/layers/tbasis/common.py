@@ -15,7 +15,7 @@ from keras_tensornet.contraction.norms import norm_plan
 from keras_tensornet.initializers import MergedVarianceScaling, merged_variance
 from keras_tensornet.kernels import refused_quantize
 from keras_tensornet.layers.implementation import HasImplementation
-from keras_tensornet.layers.tbasis.basis import _seed, basis_values, check_basis_shape
+from keras_tensornet.layers.tbasis.basis import TBasis, _seed, basis_values, check_basis_shape
 from keras_tensornet.layers.tbasis.cores import ADAPTERS, TBasisCores, merge_ring
 from keras_tensornet.layers.tbasis.envelopes import Envelope, envelope
 from keras_tensornet.types import Config, Identifier, Implementation, Shape, Tensor
@@ -25,7 +25,9 @@ class TBasisMethods(HasImplementation):
     """Methods of `TBasisDense` and `TBasisConv2D`.
 
     A layer is called with the basis, and then owns its coefficients, or with its cores, and then a
-    `TBasisCores` layer owns the coefficients of many layers: `tbasis_model` builds the latter.
+    `TBasisCores` layer owns the coefficients of many layers: `tbasis_model` builds the latter where
+    a graph calls its layers. Where Python code calls them with their inputs alone, inside of a
+    composite layer, they hold the basis themselves: `shared_basis`.
     """
 
     quantize = refused_quantize
@@ -48,8 +50,17 @@ class TBasisMethods(HasImplementation):
         adapters: str,
         implementation: Implementation,
         seed: int | None,
+        shared_basis: TBasis | None,
     ) -> None:
         """Check and keep the arguments that both layers share."""
+        if shared_basis is not None and not isinstance(shared_basis, TBasis):
+            raise TypeError(
+                "`shared_basis` must be a TBasis layer, or None to call the layer with a basis. "
+                f"Received: {shared_basis!r}."
+            )
+        if shared_basis is not None and not shared_basis.built:
+            shared_basis.build()
+        self.shared_basis = shared_basis
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         if kernel_initializer is None:
@@ -79,6 +90,13 @@ class TBasisMethods(HasImplementation):
         **kwargs: Any,
     ) -> Any:
         """Check that exactly one of basis and cores is given, and note the basis' values."""
+        if self.shared_basis is not None:
+            if basis is not None or cores is not None:
+                raise ValueError(
+                    f"{type(self).__name__} '{self.name}' holds its basis, `shared_basis`, and is "
+                    "called with its inputs alone. Received: a basis or cores as well."
+                )
+            return super().__call__(inputs, **kwargs)
         if (basis is None) == (cores is None):
             given = "neither" if basis is None else "both"
             raise ValueError(
@@ -99,6 +117,9 @@ class TBasisMethods(HasImplementation):
         self, kernel_shape: tuple[int, ...], basis_shape: Shape | None, cores_shape: Shape | None
     ) -> None:
         """Find the ring of the kernel; with a basis, create the coefficients; create the bias."""
+        if self.shared_basis is not None:
+            basis_shape, cores_shape = self.shared_basis.shape, None
+            self._visible_basis = basis_values(self.shared_basis.basis.value)
         if basis_shape is not None:
             _, rank, mode, _ = check_basis_shape(basis_shape, name=self.name)
         elif cores_shape is not None:
@@ -152,6 +173,13 @@ class TBasisMethods(HasImplementation):
             )
         self._own_cores.correct_variance(basis)
 
+    def take_coefficients(self, cores: TBasisCores, rows: slice) -> None:
+        """Take over some rows of what a layer has for many kernels: coefficients and adapters."""
+        own: Any = self._own_cores
+        own.coefficients.assign(ops.copy(cores.coefficients[rows]))
+        if own.adapters is not None and cores.adapters is not None:
+            own.adapters.assign(ops.copy(cores.adapters[rows]))
+
     def merge_kernel(self, basis: Tensor | None = None, cores: Tensor | None = None) -> Tensor:
         """The dense kernel in Keras layout, in the dtype of the cores: for a basis, or for cores.
 
@@ -180,6 +208,8 @@ class TBasisMethods(HasImplementation):
 
     def _cut_cores(self, basis: Tensor | None, cores: Tensor | None) -> list[Tensor]:
         """The cores of the ring's network: the layer's own from the basis, or those given."""
+        if self.shared_basis is not None and basis is None and cores is None:
+            basis = ops.convert_to_tensor(self.shared_basis.basis.value)
         self._check_given(basis, cores)
         if cores is None and self._own_cores is not None:  # it has them, as checked
             cores = self._own_cores(basis)[0]
@@ -209,6 +239,8 @@ class TBasisMethods(HasImplementation):
 
     def freeze(self, basis: Tensor | None = None, cores: Tensor | None = None) -> None:
         """Merge once, for inference: calls use the merged kernel until `unfreeze`.
+
+        A layer that holds its basis needs neither argument.
 
         `keras_tensornet.freeze(model)` does it for a whole model, and keeps basis and coefficients
         from being changed meanwhile.
@@ -277,4 +309,31 @@ class TBasisMethods(HasImplementation):
             "adapters": self.adapters,
             "implementation": self.implementation,
             "seed": self.seed,
+            **({} if self.shared_basis is None else {"shared_basis": _shared(self.shared_basis)}),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """The layer; one that holds its basis gets the one that was made for the others.
+
+        Raises:
+            ValueError: if it holds a basis and is made alone, as `clone_model` does.
+        """
+        given = config.get("shared_basis")
+        if isinstance(given, dict):
+            if "shared_object_id" not in given:
+                raise ValueError(
+                    f"'{config.get('name')}' shares its basis with other layers, and a copy from "
+                    "its configuration alone would have another one. Copy the whole model: "
+                    "`keras_tensornet.rewrite_model(model, lambda layer, path: None)`, or save and "
+                    "load it."
+                )
+            basis = keras.saving.deserialize_keras_object(given)
+            config = {**config, "shared_basis": basis}
+        return cls(**config)
+
+
+def _shared(basis: TBasis) -> dict[str, Any]:
+    """A basis in a configuration; while a model is saved Keras marks what is there twice."""
+    serialized = [keras.saving.serialize_keras_object(basis) for _ in range(2)]
+    return serialized[1]

@@ -11,6 +11,7 @@ from keras_tensornet import validation
 from keras_tensornet.contraction import Plan, Workload
 from keras_tensornet.execution import leading, run_plan, stage_kernels
 from keras_tensornet.layers.common import serialisable
+from keras_tensornet.layers.tbasis.basis import TBasis
 from keras_tensornet.layers.tbasis.common import TBasisMethods
 from keras_tensornet.shapes import BATCH_HINT, rows_of
 from keras_tensornet.types import Config, Identifier, Implementation, Shape, Tensor
@@ -35,6 +36,8 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
             "factorized" applies the cores in stages (the paper's direct mapping), "auto" chooses
             by predicted time.
         seed: integer, for the coefficients.
+        shared_basis: a `TBasis` layer that this layer and others hold, and are then called with
+            their inputs alone; `tbasis_model` makes such layers inside of composite layers.
         activation, use_bias, bias_initializer, bias_regularizer, activity_regularizer,
             bias_constraint, **kwargs: as in `keras.layers.Dense`.
 
@@ -67,6 +70,7 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
         adapters: str = "exp",
         implementation: Implementation = "auto",
         seed: int | None = None,
+        shared_basis: TBasis | None = None,
         **kwargs: Any,
     ) -> None:
         # Only the inputs are cast, in `call`: the cores stay in the variable dtype.
@@ -83,6 +87,7 @@ class TBasisDense(TBasisMethods, keras.layers.Layer):
             adapters,
             implementation,
             seed,
+            shared_basis,
         )
         self.supports_masking = True
 
