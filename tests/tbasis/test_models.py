@@ -19,7 +19,7 @@ from keras_tensornet.tbasis import (
     tbasis_model,
     to_dense_model,
 )
-from tests.rewriting import objects
+from tests.rewriting import hub, objects
 from tests.rewriting.objects import Encoder
 
 array = ops.convert_to_numpy
@@ -396,3 +396,25 @@ def test_kernels_in_composites_are_fitted():
             error = np.linalg.norm(array(layer.merge_kernel()) - kernel) / np.linalg.norm(kernel)
             assert abs(error - report.errors[report.names.index(path)]) < 1e-4
     assert np.mean(report.errors) < 0.8 * np.mean(report.start)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_deeplab_shares_a_basis_inside_of_its_pyramid_pooling(tmp_path):
+    pytest.importorskip("keras_hub", reason="keras-hub is not installed (extra `hub`)")
+    keras.utils.set_random_seed(0)
+    dense = hub.deeplab()
+    plan = plan_tbasis(dense, 4, 2)
+    small = tbasis_model(dense, 4, 2, seed=0)
+    assert type(small).__name__ == type(dense).__name__
+    # Every convolution but the first, and those of few weights, whose cores would be more.
+    convolutions = [la for _, la in walk_layers(dense) if type(la) is layers.Conv2D]
+    dense_rows = [row for row in plan.rows if row.reason]
+    assert len(plan.shared) + len(dense_rows) == len(convolutions)
+    assert any("spatial_pyramid" in row.path for row in plan.shared)
+    saved = plan.dense_params - plan.core_params - plan.basis_params
+    assert dense.count_params() - small.count_params() == saved
+    expected = array(small(hub.IMAGES))
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras", compile=False)
+    np.testing.assert_array_equal(array(loaded(hub.IMAGES)), expected)
