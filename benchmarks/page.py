@@ -180,10 +180,10 @@ def real_networks_section(result: dict) -> list[str]:
         "budget of parameters with calibration inputs, without recovery. `worst`: of all kernels, "
         "the largest error of the output over that of the truncated SVD of the same matrix, "
         "whitened by the same inputs, of no more parameters; 1 where the plan takes that SVD "
-        "(`svd_taken` of the kernels, in place of what was asked for). `distance`: of the "
-        "network's outputs from the dense one's on fresh inputs, relative and squared; "
-        "`svd_distance`: with those SVDs. Seconds are those of planning, on a machine that did "
-        "other things.",
+        "(`svd_taken` of the kernels, in place of what was asked for). Where it is in the rows, "
+        "`distance`: of the network's outputs from the dense one's on fresh inputs, relative and "
+        "squared; `svd_distance`: with those SVDs. Seconds are those of planning, on a machine "
+        "that did other things.",
         "",
         show(result["rows"], list(result["rows"][0])),
     ]

@@ -46,8 +46,8 @@ FORMATS = ("tt", "auto")
 CALIBRATION, HELD_OUT, LENGTH = 256, 512, 32
 # The port has to agree with the forward pass in NumPy to this.
 AGREEMENT = 1e-4
-# Recovery: passes over the 256 sentences.
-EPOCHS = 20
+# Recovery: passes over the 256 sentences, and the peak of the learning rate.
+EPOCHS, RATE = 20, 2e-4
 BLOCKS = "transformer_layer_"
 
 
@@ -123,7 +123,7 @@ class Study:
     def compressed(self, format: str, share: float, recover: bool) -> None:
         """This package by one budget with calibration, before and after recovery."""
         settings = {"method": format, "share": share, "recovery": False}
-        after = settings | {"recovery": True, "epochs": self.epochs}
+        after = settings | {"recovery": True, "epochs": self.epochs, "rate": RATE}
         wanted = [settings, after] if recover else [settings]
         if all(records.find(self.results, one) for one in wanted):
             return
@@ -138,7 +138,7 @@ class Study:
         if records.find(self.results, settings) is None:
             self.record(settings, outcome | self.scores(small))
         if recover:
-            how = ktn.RecoverySettings(seconds=None, epochs=self.epochs)
+            how = ktn.RecoverySettings(seconds=None, epochs=self.epochs, learning_rate=RATE)
             better = ktn.recover(self.model, small, self.calibration, how)
             done = better.recovery
             outcome |= {"seconds": round(done.seconds, 1), "steps": done.steps}
