@@ -112,6 +112,28 @@ def models_section(result: dict) -> list[str]:
     ]
 
 
+def whole_section(result: dict) -> list[str]:
+    """Whole models by budget; what has no row was not measured."""
+    columns = ("case", "params", "dense ms", "ratio", "not kept or not written")
+    table = []
+    for row in result["rows"]:
+        measured = "ratio" in row
+        note = "" if measured else row["note"].partition(". ")[0]
+        values = (row["case"], row.get("params"), row.get("dense_ms"), row.get("ratio"), note)
+        pairs = zip(columns, values, strict=True)
+        table.append({column: value for column, value in pairs if value is not None})
+    return [
+        "## Whole models by budget",
+        "",
+        "`python benchmarks/whole_models.py`: exported files of models that `compress_model` made "
+        "with `latency=0.5` and `params=0.5`, in turns with the dense twin's. Of its seven models "
+        "(ResNet-20, a BERT of six layers, MobileNetV2, EfficientNetB0, ResNet50, ConvNeXtTiny, "
+        "VGG16) only those in the table have been measured.",
+        "",
+        show(table, columns),
+    ]
+
+
 def peers_section(result: dict) -> list[str]:
     """Other libraries."""
     columns = ("case", "peer", "forward ms", "peer/ours", "step ms", "peer/ours, step")
@@ -220,6 +242,7 @@ SECTIONS = {
     "layers": layers_section,
     "auto": auto_section,
     "models": models_section,
+    "whole_models": whole_section,
     "peers": peers_section,
     "merge": merge_section,
     "growth": growth_section,

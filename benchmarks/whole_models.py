@@ -204,7 +204,12 @@ def main() -> None:
                     continue
                 if time.monotonic() > stop:
                     break
-                found = rows_of(name, build, format, batch, work, arguments.seconds)
+                try:
+                    found = rows_of(name, build, format, batch, work, arguments.seconds)
+                except ValueError as error:
+                    note = f"cannot be exported: {str(error)[:80]} ..."
+                    cases = [f"{name} {rule} {format} b{batch}" for rule in RULES]
+                    found = [{"case": case, "note": note} for case in cases]
                 rows += [row for row in found if row["case"] not in known]
                 keras.backend.clear_session()
                 common.save("whole_models", rows, arguments.out, verdicts=verdicts(rows))
