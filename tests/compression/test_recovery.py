@@ -22,6 +22,8 @@ from keras_tensornet.compression.recovery.fake_quantization import (
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((64, 12)).astype("float32")
+# A tenth is held out, and a gain must exceed its standard error over these.
+MANY = np.random.default_rng(5).standard_normal((256, 12)).astype("float32")
 QUICK = RecoverySettings(seconds=None, epochs=20, batch_size=16, learning_rate=3e-2, blocks=0)
 
 
@@ -109,22 +111,22 @@ def test_any_structure_of_outputs_and_any_kind():
     small = compress_model(model, rank=2, exclude=(), calibration_data=data, recover=False)
     better = recover(model, small, data, replace(QUICK, batch_size=60))
     assert sorted(better.recovery.kinds) == ["binary", "probabilities", "values"]
-    assert better.recovery.after <= better.recovery.before
+    assert better.recovery.after < better.recovery.before
     assert set(better(data)) == set(outputs)
 
 
 def test_augmentation_sees_whole_batches_and_the_dense_model_sees_what_it_gives():
     model = network("softmax")
-    small = small_of(model)
+    small = small_of(model, calibration_data=MANY)
     seen = []
 
     def noisy(inputs, random):
         seen.append(inputs.shape)
         return inputs + 0.1 * random.standard_normal(inputs.shape)
 
-    better = recover(model, small, X, replace(QUICK, augment=noisy))
-    assert set(seen) == {(16, 12)} and len(seen) == sum(better.recovery.steps.values()) == 80
-    assert better.recovery.after <= better.recovery.before
+    better = recover(model, small, MANY, replace(QUICK, epochs=8, augment=noisy))
+    assert set(seen) == {(16, 12)} and len(seen) == sum(better.recovery.steps.values()) == 120
+    assert better.recovery.after < better.recovery.before
     with pytest.raises(ValueError, match="`augment` must give inputs of the structure"):
         recover(model, small, X, RecoverySettings(augment=lambda inputs: inputs[:3]))
 
@@ -154,9 +156,9 @@ def test_a_rate_that_leads_away_is_lowered():
 def test_frozen_layers_stay_but_for_those_that_were_compressed():
     model = network()
     model.trainable = False
-    small = small_of(model)
-    better = recover(model, small, X, QUICK)
-    assert better.recovery.after <= better.recovery.before
+    small = small_of(model, calibration_data=MANY)
+    better = recover(model, small, MANY, QUICK)
+    assert better.recovery.after < better.recovery.before
     assert not better.trainable_variables
     head = [ops.convert_to_numpy(m.get_layer("head").kernel) for m in (small, better)]
     np.testing.assert_array_equal(*head)
@@ -321,12 +323,12 @@ def test_recovery_for_int8_gives_the_form_that_is_exported_and_is_nearer_once_ro
     x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     model = keras.Model(inputs, layers.Dense(4, name="head")(x))
-    images = RANDOM.standard_normal((64, 6, 6, 3)).astype("float32")
+    images = RANDOM.standard_normal((400, 6, 6, 3)).astype("float32")
     small = compress_model(model, rank=2, exclude=(), calibration_data=images, recover=False)
     better = recover(model, small, images, replace(QUICK, quantize="int8"))
     names = [layer.name for layer in better.layers]
     assert "conv_part0" in names and type(better.get_layer("norm")) is layers.Activation
-    assert better.recovery.after <= better.recovery.before
+    assert better.recovery.after < better.recovery.before
     before = better.get_layer("conv").call
     with quantized(better):
         rounded = better(images)

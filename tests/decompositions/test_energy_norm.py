@@ -118,3 +118,16 @@ def test_layers_plans_and_models_take_it():
 def test_what_means_nothing_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         plan_compression(dense_model(), **{"format": "tt", "exclude": (), **arguments})
+
+
+def test_cp_takes_it_where_it_is_an_svd_and_nowhere_else():
+    """CP of a matrix is its truncated SVD; of more modes it has no singular values to cut."""
+    share = {"energy": 0.51, "energy_norm": "nuclear", "exclude": ()}
+    (row,) = plan_compression(
+        dense_model(), format="cp", overrides={"only": {"energy": 0.51, **WHOLE}}, **share
+    )
+    assert row.rank == 2
+    inputs = keras.Input((5, 5, 4))
+    conv = keras.Model(inputs, keras.layers.Conv2D(6, 3)(inputs))
+    with pytest.raises(ValueError, match="CP cuts no singular values"):
+        plan_compression(conv, format="cp", **share)
