@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -27,12 +28,13 @@ from keras_tensornet.compression.sequential import fit_in_sequence
 from keras_tensornet.compression.smallest import check_max_drop, drop_of, find_smallest
 from keras_tensornet.compression.unreached import unreached
 from keras_tensornet.decompositions.shares import energy_share
+from keras_tensornet.types import Rank
 
 
 def compress_model(
     model: keras.Model,
     format: str = "tt",
-    rank=None,
+    rank: Rank = None,
     energy: float | None = None,
     eps: float | None = None,
     share: float | None = None,
@@ -41,16 +43,16 @@ def compress_model(
     latency: float | None = None,
     vbmf: bool = False,
     multiple: int = 1,
-    include=None,
-    exclude=None,
-    overrides: Mapping[str, Mapping | None] | None = None,
-    calibration_data=None,
+    include: Any = None,
+    exclude: Any = None,
+    overrides: Mapping[str, Mapping[str, Any] | None] | None = None,
+    calibration_data: Any = None,
     sensitivity: bool = True,
     sequential: bool = True,
     plan: CompressionPlan | None = None,
     recover: bool | RecoverySettings = True,
     max_drop: float | None = None,
-    validation_data=None,
+    validation_data: Any = None,
     progress: Progress = None,
     energy_norm: str = "frobenius",
     allow_slower: bool = False,
@@ -106,7 +108,7 @@ def compress_model(
     >>> type(small.get_layer("second")).__name__
     'FactorizedConv2D'
     """
-    given = {
+    given: dict[str, Any] = {
         "rank": rank,
         "energy": energy,
         "eps": eps,
@@ -160,7 +162,14 @@ def compress_model(
     return result
 
 
-def _smallest(model, calibration_data, validation_data, max_drop, recover, arguments: dict):
+def _smallest(
+    model: keras.Model,
+    calibration_data: Any,
+    validation_data: Any,
+    max_drop: float,
+    recover: bool | RecoverySettings,
+    arguments: dict[str, Any],
+) -> keras.Model:
     """The smallest model that keeps what it must; see `find_smallest`."""
     check_max_drop(max_drop)
     if validation_data is None:
@@ -185,11 +194,13 @@ def _smallest(model, calibration_data, validation_data, max_drop, recover, argum
     )
 
 
-def _improved(model, inputs, recover, small):
+def _improved(model: keras.Model, inputs: Any, recover: Any, small: keras.Model) -> keras.Model:
     return recovered(model, small, inputs, recover, None)
 
 
-def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progress) -> dict:
+def _carry_out(
+    model: keras.Model, plan: CompressionPlan, calibration_data: Any, progress: Progress
+) -> dict[str, Any]:
     """The decompositions that a plan asks for."""
     targets = {target.path: target for target in find_kernels(model)}
     wanted = [choice for choice in plan if choice.format is not None]
@@ -225,7 +236,7 @@ def _carry_out(model, plan: CompressionPlan, calibration_data, progress: Progres
     return found
 
 
-def _refuse(given: Mapping, why: str, name: str) -> None:
+def _refuse(given: Mapping[str, Any], why: str, name: str) -> None:
     extra = [key for key, value in given.items() if value is not None and value is not False]
     if extra:
         raise ValueError(

@@ -33,6 +33,7 @@ from keras_tensornet.compression.timing import keep_latency, keep_speed
 from keras_tensornet.compression.unreached import FACTORIZED, Unreached, unreached
 from keras_tensornet.decompositions.shares import energy_share, refuse_nuclear
 from keras_tensornet.rewriting.walker import walk_layers
+from keras_tensornet.types import Rank
 
 # How many of the layers that stay dense an error names.
 NAMED = 3
@@ -41,7 +42,7 @@ NAMED = 3
 def plan_compression(
     model: keras.Model,
     format: str = "tt",
-    rank=None,
+    rank: Rank = None,
     energy: float | None = None,
     eps: float | None = None,
     share: float | None = None,
@@ -50,10 +51,10 @@ def plan_compression(
     latency: float | None = None,
     vbmf: bool = False,
     multiple: int = 1,
-    include=None,
-    exclude=None,
-    overrides: Mapping[str, Mapping | None] | None = None,
-    calibration_data=None,
+    include: Any = None,
+    exclude: Any = None,
+    overrides: Mapping[str, Mapping[str, Any] | None] | None = None,
+    calibration_data: Any = None,
     sensitivity: bool = True,
     progress: Progress = None,
     energy_norm: str = "frobenius",
@@ -128,7 +129,15 @@ def plan_compression(
 
 
 def plan_with_cores(
-    model, format, rule: Rule, include, exclude, overrides, calibration_data, sensitivity, progress
+    model: keras.Model,
+    format: str,
+    rule: Rule,
+    include: Any,
+    exclude: Any,
+    overrides: Any,
+    calibration_data: Any,
+    sensitivity: bool,
+    progress: Progress,
 ) -> tuple[CompressionPlan, Selection]:
     """The plan, and the decompositions that it was made from."""
     _check_format(format, rule)
@@ -185,7 +194,7 @@ def plan_with_cores(
     return plan, selection
 
 
-def refuse_factorized(model, targets: list[Target], others: list[Unreached]) -> None:
+def refuse_factorized(model: keras.Model, targets: list[Target], others: list[Unreached]) -> None:
     """Say of layers that hold cores already that they are left alone.
 
     Raises:
@@ -207,14 +216,16 @@ def refuse_factorized(model, targets: list[Target], others: list[Unreached]) -> 
     validation.warn_user(f"Layers that are factorized already are left as they are: {named}. {way}")
 
 
-def calibrated_subjects(model, targets: list[Target], calibration_data) -> list[Subject]:
+def calibrated_subjects(
+    model: keras.Model, targets: list[Target], calibration_data: Any
+) -> list[Subject]:
     """The layers with their kernels, and what the calibration data says of their inputs."""
     check_kernels(targets)
     known = {} if calibration_data is None else knowledge_of(model, targets, calibration_data)
     return [Subject(target, *known.get(target.path, ())) for target in targets]
 
 
-def weigher(model, calibration_data):
+def weigher(model: keras.Model, calibration_data: Any) -> Any:
     """`subjects -> judge` that weights layers by what the outputs do; None without data."""
     if calibration_data is None:
         return None
@@ -295,7 +306,7 @@ def unsupported_choice(other: Unreached) -> LayerChoice:
     )
 
 
-def _in_order(model, targets: list[Target], others: list[Unreached]) -> list[str]:
+def _in_order(model: keras.Model, targets: list[Target], others: list[Unreached]) -> list[str]:
     """Paths of all kernels, in the model's order."""
     place = {path: number for number, (path, _) in enumerate(walk_layers(model))}
     rows = [(row.layer_path, row.path) for row in targets]
@@ -304,7 +315,12 @@ def _in_order(model, targets: list[Target], others: list[Unreached]) -> list[str
 
 
 def _budgets(
-    model, rule: Rule, targets, subjects: list[Subject], dense: Mapping, others: list[Unreached]
+    model: keras.Model,
+    rule: Rule,
+    targets: Any,
+    subjects: list[Subject],
+    dense: Mapping[str, Any],
+    others: list[Unreached],
 ) -> Callable[[float], float]:
     """Share -> what the chosen layers may cost together, so that it holds for the whole."""
     chosen = {subject.path for subject in subjects}
@@ -336,7 +352,9 @@ def _budgets(
     return budget_of
 
 
-def _largest(rule: Rule, targets, dense: Mapping, total: float, others: list[Unreached]) -> str:
+def _largest(
+    rule: Rule, targets: Any, dense: Mapping[str, Any], total: float, others: list[Unreached]
+) -> str:
     """The layers that take most of what stays dense, and why they do."""
     left = [Subject(target) for target in targets if target.path in dense]
     shares = {s.path: budgets.cost(s.dense_costs(), rule.name) / total for s in left}

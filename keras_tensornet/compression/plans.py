@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from keras_tensornet import formats
 from keras_tensornet.formats import Rank
@@ -53,7 +54,7 @@ class LayerChoice:
     kernel_shape: tuple[int, ...]
     format: str | None
     rank: Rank | None
-    arguments: Mapping
+    arguments: Mapping[str, Any]
     modes: str
     dense_params: int
     params: int | None
@@ -87,7 +88,7 @@ class CompressionPlan:
     layers: tuple[LayerChoice, ...]
     model_params: int
     measure: str = "kernel"
-    settings: Mapping = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def params(self) -> int | None:
@@ -138,7 +139,7 @@ class CompressionPlan:
         return len(self.layers)
 
     def with_layer(
-        self, path: str, rank: Rank, format: str | None = None, **arguments
+        self, path: str, rank: Rank, format: str | None = None, **arguments: Any
     ) -> CompressionPlan:
         """A plan in which one layer has another rank, and perhaps another format.
 
@@ -316,7 +317,7 @@ def _flops_after(choice: LayerChoice) -> str:
     return f"{choice.flops or 0:,}" if choice.supported else ""
 
 
-def _tuples(entry: dict) -> dict:
+def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
     """JSON lists back as tuples."""
     entry = {
         name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import keras
 
@@ -36,7 +37,7 @@ def keep_latency(
     subjects: list[Subject],
     share: float,
     budget_of: Callable[[float], float],
-) -> dict:
+) -> dict[str, Any]:
     """Spend a budget, and anew until the whole model's measured latency is the share asked for.
 
     Where prediction says that it cannot be kept, the smallest ranks are measured all the same: what
@@ -57,7 +58,7 @@ def keep_latency(
     """
     _start(selection, subjects, share, budget_of)
     tried: list[tuple[float, float]] = []
-    kept: tuple | None = None
+    kept: tuple[Any, ...] | None = None
     predicted, conditions = share, ""
     for _ in range(ROUNDS):
         measured, conditions = measured_share(model, build_compressed(model, selection.found))
@@ -102,7 +103,7 @@ def _start(
 
 
 # What was measured in this process, by shapes and settings: plans of one model are the same twice.
-_SLOWER: dict[tuple, bool] = {}
+_SLOWER: dict[tuple[Any, ...], bool] = {}
 # Chains where they are predicted to be fast while cores are trained; merged once it is frozen.
 MERGED = {"inference": "auto", "training": "auto", "frozen": "reconstructed"}
 

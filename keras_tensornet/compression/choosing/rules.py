@@ -46,7 +46,7 @@ class Rule:
         return self.name in BUDGETS
 
 
-def read_rules(given: Mapping, multiple: int, allow_slower: bool = False) -> Rule:
+def read_rules(given: Mapping[str, Any], multiple: int, allow_slower: bool = False) -> Rule:
     """The one rule among the arguments.
 
     Args:
@@ -74,7 +74,7 @@ def read_rules(given: Mapping, multiple: int, allow_slower: bool = False) -> Rul
     return Rule(name, value, validation.positive_int("multiple", multiple), bool(allow_slower))
 
 
-def check_rule(name: str, value) -> None:
+def check_rule(name: str, value: Any) -> None:
     """Raise if the value of a rule is out of its range."""
     if name in ("energy", "eps"):
         read_rule(None, **{"eps": None, "energy": None, name: value})
@@ -108,7 +108,7 @@ def candidate_by_rule(subject: Subject, form: Form, rule: Rule) -> Candidate:
     return found
 
 
-def rank_of_share(subject: Subject, form: Form, rule: Rule):
+def rank_of_share(subject: Subject, form: Form, rule: Rule) -> Any:
     """The largest uniform rank whose cores hold at most that share of the kernel.
 
     Bonds that the modes cut short stay as they are while the others grow.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 from keras_tensornet import formats
 from keras_tensornet.compression.choosing import budgets, rules
@@ -43,14 +44,14 @@ class Selection:
         self,
         format: str,
         rule: Rule,
-        overrides: Mapping,
+        overrides: Mapping[str, Any],
         report: Report,
-        weigh: Callable[[list[Subject]], Callable[[list, list], float]] | None = None,
-    ):
+        weigh: Callable[[list[Subject]], Callable[[list[Any], list[Any]], float]] | None = None,
+    ) -> None:
         self.format, self.rule, self.overrides, self.report = format, rule, overrides, report
         # Sets the weights of layers that share a budget; what it gives judges ways to share it.
         self.weigh = weigh
-        self.judge: Callable[[list, list], float] | None = None
+        self.judge: Callable[[list[Any], list[Any]], float] | None = None
         self.allocation: str | None = None
         self.found: dict[str, tuple[Subject, Candidate]] = {}
         self.forms: dict[str, list[Form]] = {}
@@ -60,7 +61,7 @@ class Selection:
         # Layers that merge when frozen because their chain was measured to be slower.
         self.merged: set[str] = set()
         # The layers that share a budget with their options, and what the others take of it.
-        self.shared: tuple[list[Subject], list] = ([], [])
+        self.shared: tuple[list[Subject], list[Any]] = ([], [])
         self.reserved = 0.0
 
     def run(self, subjects: list[Subject], budget: float | None) -> Selection:
@@ -143,7 +144,7 @@ class Selection:
             return self._or_cut(subject, best, rule)
         return min(found, key=lambda candidate: candidate.params)
 
-    def _or_truncated(self, subject: Subject, best: Candidate | None, rule: Rule):
+    def _or_truncated(self, subject: Subject, best: Candidate | None, rule: Rule) -> Any:
         """A decomposition, or the truncated SVD within the same share where that loses less."""
         limit = float(rule.value) * subject.dense.params
         option = budgets.truncated(subject, "params", limit, rule.multiple)
@@ -180,7 +181,7 @@ class Selection:
                     if (form := subject.cut_form(plain)) is not None
                 ]
 
-    def _try_options(self, subjects: list[Subject], forms: dict) -> None:
+    def _try_options(self, subjects: list[Subject], forms: dict[str, Any]) -> None:
         """What each of the layers that share the budget may become, and what that costs."""
         name = self.rule.name
         options = [
@@ -227,7 +228,9 @@ class Selection:
             else:
                 self._keep(subject, candidate)
 
-    def _decomposed(self, subjects: list[Subject], chosen: list, known=None) -> list:
+    def _decomposed(
+        self, subjects: list[Subject], chosen: list[Any], known: Any = None
+    ) -> list[Any]:
         """The decompositions of chosen options, None for those that stay dense.
 
         Args:
@@ -237,7 +240,7 @@ class Selection:
         """
         before = known or ([None] * len(chosen), [None] * len(chosen))
 
-        def decompose(job):
+        def decompose(job: Any) -> Any:
             subject, option, old, candidate = job
             if option.form is None:
                 return None
@@ -248,7 +251,7 @@ class Selection:
         jobs = list(zip(subjects, chosen, *before, strict=True))
         return [found for _, found in decompose_each(jobs, decompose)]
 
-    def _not_worse(self, subjects: list[Subject], chosen: list, found: list) -> list:
+    def _not_worse(self, subjects: list[Subject], chosen: list[Any], found: list[Any]) -> list[Any]:
         """The options, truncated SVDs of no higher cost in place of those that lose more."""
         name, multiple = self.rule.name, self.rule.multiple
         return [
@@ -258,7 +261,7 @@ class Selection:
             for subject, option, candidate in zip(subjects, chosen, found, strict=True)
         ]
 
-    def _shared_out(self, subjects: list[Subject], options: list, budget: float) -> list:
+    def _shared_out(self, subjects: list[Subject], options: list[Any], budget: float) -> list[Any]:
         """Options within the budget, shared out in the way that moves the model's outputs least.
 
         Without something to judge by, by the layers' weights as they are.
@@ -278,9 +281,9 @@ class Selection:
     def _best_way(
         self,
         subjects: list[Subject],
-        options: list,
+        options: list[Any],
         budget: float,
-        judge: Callable[[list, list], float],
+        judge: Callable[[list[Any], list[Any]], float],
     ) -> str:
         """The way to share out; sets the layers' weights as it has them."""
         given, name = [subject.weight for subject in subjects], self.rule.name
@@ -299,10 +302,10 @@ class Selection:
             subject.weight = weight
         return best
 
-    def _costs(self, chosen: list) -> list[float]:
+    def _costs(self, chosen: list[Any]) -> list[float]:
         return [budgets.cost(option.costs, self.rule.name) for option in chosen]
 
-    def _wide(self, subjects: list[Subject], options: list, budget: float) -> list:
+    def _wide(self, subjects: list[Subject], options: list[Any], budget: float) -> list[Any]:
         """Options within the budget, of which those of dense layers are not narrow if can be.
 
         Sides are cut into modes only where a choice was narrow, since trials of that take time.
@@ -337,7 +340,7 @@ class Selection:
             except budgets.BudgetTooSmall:  # narrow layers are all that it pays for
                 return chosen
 
-    def _spend(self, subjects: list[Subject], options: list, budget: float) -> list:
+    def _spend(self, subjects: list[Subject], options: list[Any], budget: float) -> list[Any]:
         """Options within the budget: what a choice guessed is measured, then it is made anew."""
         weights = [subject.weight for subject in subjects]
         for _ in range(ROUNDS):
@@ -355,7 +358,7 @@ class Selection:
             chosen = budgets.choose(options, weights, self.rule.name, budget)
         return self._filled(subjects, chosen, budget)
 
-    def _filled(self, subjects: list[Subject], chosen: list, budget: float) -> list:
+    def _filled(self, subjects: list[Subject], chosen: list[Any], budget: float) -> list[Any]:
         weights = [subject.weight for subject in subjects]
         dense = [subject.dense for subject in subjects]
         return budgets.fill(chosen, weights, dense, self.rule.name, budget, self.rule.multiple)
@@ -384,13 +387,13 @@ class Selection:
             elif self.format != AUTO and candidate.form not in self.forms[subject.path]:
                 self.remarks[subject.path] = TRUNCATED
 
-    def _each(self, subjects: list[Subject], work: Callable):
+    def _each(self, subjects: list[Subject], work: Callable[..., Any]) -> Iterator[Any]:
         for subject, result in decompose_each(subjects, work):
             self.report(subject.path)
             yield subject, result
 
 
-def decompose_each(jobs: list, work: Callable):
+def decompose_each(jobs: list[Any], work: Callable[..., Any]) -> Iterator[Any]:
     """Run `work` on each job in threads and yield `(job, result)` in order."""
     with ThreadPoolExecutor(WORKERS) as pool:
         yield from zip(jobs, pool.map(work, jobs), strict=True)

@@ -42,6 +42,7 @@ from keras_tensornet.kernels import (
 )
 from keras_tensornet.modes import KernelModes
 from keras_tensornet.networks import Network
+from keras_tensornet.types import Tensor
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Candidate:
     rank: Rank
     network: Network
     error: float
-    cores: list | None = field(default=None, compare=False, repr=False)
+    cores: list[Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def params(self) -> int:
@@ -133,14 +134,16 @@ class Subject:
         weight: what a unit of noise to signal in the layer's output counts in a budget.
     """
 
-    def __init__(self, target: Target, gram=None, mean=None, scale=None):
+    def __init__(
+        self, target: Target, gram: Any = None, mean: Any = None, scale: Any = None
+    ) -> None:
         self.target = target
         self.mean = mean
         self.gram, self.scale = gram, scale
         self.values: np.ndarray | None = None
         self._truncation: tuple[Truncation | None] | None = None
         self.forms: dict[str, Form] = {}
-        self.kept: dict[tuple, Candidate] = {}
+        self.kept: dict[tuple[Any, ...], Candidate] = {}
         self.weight = 1.0
         self.dense = Costs(math.prod(self.kernel_shape))
 
@@ -167,7 +170,7 @@ class Subject:
         return self.target.kernel_shape
 
     @property
-    def variable(self):
+    def variable(self) -> Any:
         """The variable that holds the kernel."""
         return self.target.kernel
 
@@ -182,7 +185,7 @@ class Subject:
         """The target's path."""
         return self.target.path
 
-    def form(self, format: str, arguments: Mapping | None = None) -> Form:
+    def form(self, format: str, arguments: Mapping[str, Any] | None = None) -> Form:
         """The form in a format; builds a layer of rank 1 once to learn its modes (not for threads).
 
         Raises:
@@ -220,7 +223,7 @@ class Subject:
         return self.dense
 
     def decompose(
-        self, form: Form, rank: Rank | None = None, quick: bool = False, **threshold
+        self, form: Form, rank: Rank | None = None, quick: bool = False, **threshold: Any
     ) -> Candidate:
         """Decompose at a rank or by `energy=` or `eps=`; the last of each rank is remembered.
 
@@ -287,7 +290,7 @@ class Subject:
         """The relative error that the truncated SVD has at a rank."""
         return error_at(self._singular_values(truncation.form), rank)
 
-    def _by_threshold(self, form: Form, quick: bool, threshold: dict):
+    def _by_threshold(self, form: Form, quick: bool, threshold: dict[str, Any]) -> Any:
         rank, start = form.network(1)
         cut = cut_of(start, form.modes)
         if cut is not None and len(cut.bonds) == 1:
@@ -301,7 +304,7 @@ class Subject:
             cores = self._cores(form, network, quick)
         return rank, network, cores
 
-    def _cores(self, form: Form, network: Network, quick: bool, **threshold) -> list:
+    def _cores(self, form: Form, network: Network, quick: bool, **threshold: Any) -> list[Any]:
         cut = None if threshold else cut_of(network, form.modes)
         if cut is not None:
             return equalised(cut_cores(self.kernel, network, form.modes, cut, self.metric))
@@ -318,13 +321,13 @@ class Subject:
             self.values = singular_values(self.kernel, form.modes, self.metric)
         return self.values
 
-    def _error(self, form: Form, network: Network, cores: list) -> float:
+    def _error(self, form: Form, network: Network, cores: list[Tensor]) -> float:
         if self.metric is not None:
             return weighted_error(self.kernel, network, form.modes, self.metric, cores)
         return relative_error(merged_kernel(network, form.modes, cores), self.kernel)
 
 
-def merged_kernel(network: Network, modes: KernelModes, cores) -> np.ndarray:
+def merged_kernel(network: Network, modes: KernelModes, cores: Any) -> np.ndarray:
     """The dense kernel in Keras layout of some cores, in float64."""
     wide = [np.asarray(core, dtype="float64") for core in cores]
     return to_keras_layout(kernel_plan(network).run(wide, np), modes, np)

@@ -47,7 +47,7 @@ def find_ends(dense: keras.Model, small: keras.Model) -> list[str]:
     return ends[::-1][::step][::-1]  # the last one always stays
 
 
-def operations(model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """`(path, operation)` of a model's graph, nested ones entered; of other models, its layers."""
     if not is_graph(model):
         yield from ((prefix + layer.name, layer) for layer in getattr(model, "layers", []))
@@ -63,7 +63,7 @@ def operations(model, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix + operation.name, operation
 
 
-def ordered_nodes(model) -> list:
+def ordered_nodes(model: keras.Model) -> list[Any]:
     """The calls in the graph of a model, each after those whose results it takes."""
     done: dict[int, object] = {}
     stack = [(tensor, False) for tensor in reversed(keras.tree.flatten(model.outputs))]
@@ -83,7 +83,7 @@ def ordered_nodes(model) -> list:
 
 
 @contextmanager
-def recorded(found: list, cut: bool = False):
+def recorded(found: list[Any], cut: bool = False) -> Iterator[Any]:
     """Within it, calls of operations leave their outputs behind.
 
     Args:
@@ -94,7 +94,7 @@ def recorded(found: list, cut: bool = False):
         A function that gives what has been left behind so far, in the order of `found`: all in one
         list, or with `flat=False` in one for each.
     """
-    results: list[list] = [[] for _ in found]
+    results: list[list[Any]] = [[] for _ in found]
     with ExitStack() as stack:
         for operation, kept in zip(found, results, strict=True):
             stack.enter_context(stand_in(operation, functools.partial(_recording, kept, cut)))
@@ -102,7 +102,9 @@ def recorded(found: list, cut: bool = False):
 
 
 @contextmanager
-def stand_in(operation, around: Callable[[Callable], Callable]):
+def stand_in(
+    operation: keras.Operation, around: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[Any]:
     """Within it, `around(call)` stands in for the `call` of one operation."""
     before, call = vars(operation).get("call"), operation.call
     vars(operation)["call"] = functools.wraps(call)(around(call))
@@ -115,8 +117,8 @@ def stand_in(operation, around: Callable[[Callable], Callable]):
             vars(operation)["call"] = before
 
 
-def _recording(kept: list, cut: bool, call: Callable) -> Callable:
-    def wrapped(*args, **kwargs):
+def _recording(kept: list[Any], cut: bool, call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         outputs = call(*args, **kwargs)
         kept.extend(keras.tree.flatten(outputs))
         if not cut:
@@ -126,7 +128,7 @@ def _recording(kept: list, cut: bool, call: Callable) -> Callable:
     return wrapped
 
 
-def is_changed(ours, theirs) -> bool:
+def is_changed(ours: Any, theirs: Any) -> bool:
     """Whether compression has changed an operation: another class, or weights of other shapes."""
     if not getattr(ours, "weights", None):
         return False
@@ -135,7 +137,7 @@ def is_changed(ours, theirs) -> bool:
     return [tuple(w.shape) for w in ours.weights] != [tuple(w.shape) for w in theirs.weights]
 
 
-def _ends_between(model, changed: set[int]) -> list[str]:
+def _ends_between(model: keras.Model, changed: set[int]) -> list[str]:
     """The last place that everything passes through before each next changed layer."""
     if not is_graph(model):
         return []
@@ -155,7 +157,9 @@ def _ends_between(model, changed: set[int]) -> list[str]:
     return ends
 
 
-def _stations(model, changed: set[int], prefix: str) -> Iterator[tuple[str, bool, bool]]:
+def _stations(
+    model: keras.Model, changed: set[int], prefix: str
+) -> Iterator[tuple[str, bool, bool]]:
     """`(path, is a changed layer, everything passes through its output)` in the order of calls."""
     nodes = ordered_nodes(model)
     uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)

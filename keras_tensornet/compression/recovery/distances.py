@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_tensornet import validation
 from keras_tensornet.compression.recording import PADDING
+from keras_tensornet.types import Identifier, Tensor
 
 KINDS = ("logits", "probabilities", "binary_logits", "binary", "values")
 AUTO = "auto"
@@ -36,7 +37,7 @@ class Distance:
     temperature: float = 1.0
     scale: float = 1.0
 
-    def __call__(self, target, output, mask=None):
+    def __call__(self, target: Any, output: Any, mask: Any = None) -> Any:
         """(batch,) relative distances; a mask (batch, length) says which positions count."""
         target, output = ops.cast(target, "float32"), ops.cast(output, "float32")
         if callable(self.kind):
@@ -50,7 +51,7 @@ class Distance:
         return total / ops.maximum(ops.sum(mask, axis=1), 1.0) / self.scale
 
     @classmethod
-    def fitted(cls, kind, targets: np.ndarray, temperature: float) -> Distance:
+    def fitted(cls, kind: Any, targets: np.ndarray, temperature: float) -> Distance:
         """The distance whose scale follows from the dense network's outputs on some examples."""
         plain = cls(kind, temperature)
         if callable(kind):
@@ -62,7 +63,7 @@ class Distance:
         return cls(kind, temperature, max(scale, SMALLEST))
 
 
-def mask_of(inputs, output):
+def mask_of(inputs: Any, output: Any) -> Any:
     """(batch, length), which positions of a sequence count; None where nothing says so."""
     mask = getattr(output, "_keras_mask", None)
     if mask is None and isinstance(inputs, Mapping):
@@ -73,19 +74,19 @@ def mask_of(inputs, output):
     return mask if None in lengths or lengths[0] == lengths[1] else None
 
 
-def _means(found):
+def _means(found: Any) -> Any:
     """(batch, ...) -> (batch,)"""
     return ops.mean(ops.reshape(found, (ops.shape(found)[0], -1)), axis=1)
 
 
-def _divergence(target, output, temperature: float):
+def _divergence(target: Any, output: Any, temperature: float) -> Any:
     """KL of classes on the last axis; its gradient shrinks with T^2, which is put back."""
     target = ops.log_softmax(target / temperature, axis=-1)
     output = ops.log_softmax(output / temperature, axis=-1)
     return temperature**2 * ops.sum(ops.exp(target) * (target - output), axis=-1)
 
 
-def _binary_divergence(target, output, temperature: float):
+def _binary_divergence(target: Any, output: Any, temperature: float) -> Any:
     target, output = target / temperature, output / temperature
     share = ops.sigmoid(target)
     on = share * (ops.log_sigmoid(target) - ops.log_sigmoid(output))
@@ -93,16 +94,16 @@ def _binary_divergence(target, output, temperature: float):
     return temperature**2 * (on + off)
 
 
-def _logs(values):
+def _logs(values: Tensor) -> Tensor:
     return ops.log(ops.clip(values, SMALLEST, 1.0))
 
 
-def _logits(values):
+def _logits(values: Tensor) -> Tensor:
     values = ops.clip(values, SMALLEST, 1.0 - SMALLEST)
     return ops.log(values) - ops.log(1.0 - values)
 
 
-_DISTANCES: Mapping[str, Callable] = {
+_DISTANCES: Mapping[str, Callable[..., Any]] = {
     "logits": _divergence,
     "probabilities": lambda t, o, temperature: _divergence(_logs(t), _logs(o), temperature),
     "binary_logits": _binary_divergence,
@@ -124,7 +125,9 @@ def _centre(kind: str, targets: np.ndarray, temperature: float) -> np.ndarray:
     return targets.mean(axes)
 
 
-def kinds_of(model: keras.Model, structure, targets: list[np.ndarray], match) -> list:
+def kinds_of(
+    model: keras.Model, structure: Any, targets: list[np.ndarray], match: Any
+) -> list[Any]:
     """The kind of each output of a dense model, in the order of its flat outputs.
 
     Args:
@@ -153,7 +156,7 @@ def kinds_of(model: keras.Model, structure, targets: list[np.ndarray], match) ->
             ) from error
         wanted = keras.tree.flatten(match)
     losses = _losses(model, structure, count)
-    kinds: list = []
+    kinds: list[Any] = []
     for number, (want, target) in enumerate(zip(wanted, targets, strict=True)):
         if not callable(want):
             validation.one_of("match", want, (AUTO, *KINDS))
@@ -171,7 +174,7 @@ def kinds_of(model: keras.Model, structure, targets: list[np.ndarray], match) ->
     return kinds
 
 
-def _kind(activation, loss: str, target: np.ndarray) -> str:
+def _kind(activation: Identifier, loss: str, target: np.ndarray) -> str:
     if activation is keras.activations.softmax or _are_probabilities(target):
         return "probabilities"
     if activation is keras.activations.sigmoid:
@@ -190,7 +193,7 @@ def _are_probabilities(target: np.ndarray) -> bool:
     return bool(np.allclose(target.astype("float32").sum(-1), 1.0, atol=2e-3))
 
 
-def _activation(model, number: int):
+def _activation(model: keras.Model, number: int) -> Any:
     """The activation that gives an output, where the model is a graph."""
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
     if number >= len(outputs):
@@ -201,7 +204,7 @@ def _activation(model, number: int):
     return getattr(operation, "activation", None)
 
 
-def _losses(model, structure, count: int) -> list[str]:
+def _losses(model: keras.Model, structure: Any, count: int) -> list[str]:
     """The name of the loss that each output was compiled with, "" where there is none."""
     loss = getattr(model, "loss", None) if getattr(model, "compiled", False) else None
     if isinstance(loss, Mapping):
@@ -212,7 +215,7 @@ def _losses(model, structure, count: int) -> list[str]:
     return [_name(loss)] * count
 
 
-def output_names(model, structure, count: int) -> list[str]:
+def output_names(model: keras.Model, structure: Any, count: int) -> list[str]:
     """What the outputs of a model are called in its losses: keys, or names of layers."""
     if isinstance(structure, Mapping) and len(structure) == count:
         return [str(key) for key in sorted(structure)]
@@ -220,7 +223,7 @@ def output_names(model, structure, count: int) -> list[str]:
     return list(names) if names and len(names) == count else [""] * count
 
 
-def _name(loss) -> str:
+def _name(loss: Any) -> str:
     if isinstance(loss, str):
         return loss
     return str(getattr(loss, "name", None) or getattr(loss, "__name__", "") or "")

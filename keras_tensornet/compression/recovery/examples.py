@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,12 +27,12 @@ class Examples:
             in different groups.
     """
 
-    groups: tuple
+    groups: tuple[Any, ...]
 
     @classmethod
-    def read(cls, model: keras.Model, data) -> Examples:
+    def read(cls, model: keras.Model, data: Any) -> Examples:
         """The first `MOST_EXAMPLES` of calibration data, labels left out."""
-        parts: dict = {}
+        parts: dict[Any, list[Any]] = {}
         count = 0
         for batch in read_inputs(model, data, READ).inputs():
             batch = keras.tree.map_structure(_array, batch)
@@ -50,8 +51,8 @@ class Examples:
         """Those to train on, and those that are held out."""
         wanted = max(1, round(share * len(self)))
         chosen = random.permutation(len(self)) < wanted
-        kept: list = []
-        held: list = []
+        kept: list[Any] = []
+        held: list[Any] = []
         start = 0
         for group in self.groups:
             mask = chosen[start : start + size_of(group)]
@@ -62,8 +63,8 @@ class Examples:
         return Examples(tuple(kept)), Examples(tuple(held))
 
     def epochs(
-        self, batch_size: int, random: np.random.Generator, others: tuple = ()
-    ) -> Iterator[tuple]:
+        self, batch_size: int, random: np.random.Generator, others: tuple[Any, ...] = ()
+    ) -> Iterator[tuple[Any, ...]]:
         """Endless batches `(inputs, others)`, each example once before any comes again.
 
         Args:
@@ -92,7 +93,7 @@ class Examples:
         return sum(-(-size_of(group) // batch_size) for group in self.groups)
 
 
-def augmented(augment, inputs, random: np.random.Generator):
+def augmented(augment: Any, inputs: Any, random: np.random.Generator) -> Any:
     """A batch after the user's augmentation.
 
     Raises:
@@ -121,17 +122,17 @@ def augmented(augment, inputs, random: np.random.Generator):
     return keras.tree.map_structure(lambda new, old: new.astype(old.dtype), result, inputs)
 
 
-def size_of(group) -> int:
+def size_of(group: Any) -> int:
     """Examples in a structure of arrays."""
     return len(keras.tree.flatten(group)[0])
 
 
-def take(group, places):
+def take(group: Any, places: Any) -> Any:
     """Some examples of a structure of arrays."""
     return keras.tree.map_structure(lambda leaf: leaf[places], group)
 
 
-def _takes_random(function) -> bool:
+def _takes_random(function: Any) -> bool:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -141,9 +142,9 @@ def _takes_random(function) -> bool:
     return len(needed) > 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
 
 
-def _array(leaf) -> np.ndarray:
+def _array(leaf: Any) -> np.ndarray:
     return leaf if isinstance(leaf, np.ndarray) else keras.ops.convert_to_numpy(leaf)
 
 
-def _joined(found: list):
+def _joined(found: list[Any]) -> Any:
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *found)

@@ -8,7 +8,7 @@ operation there, so what lies between is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import keras
 from keras import layers, ops
 
 from keras_tensornet.compression.recovery.blocks import operations, stand_in
+from keras_tensornet.types import Tensor
 
 WEIGHT_LEVELS = 127.0
 ACTIVATION_LEVELS = 255.0
@@ -35,7 +36,7 @@ FUSED = ("relu", "relu6", "linear")
 
 
 @contextmanager
-def quantized(model: keras.Model):
+def quantized(model: keras.Model) -> Iterator[Any]:
     """Within it, a model of stock layers computes as if it were int8."""
     with ExitStack() as stack:
         for _, operation in operations(model):
@@ -43,14 +44,14 @@ def quantized(model: keras.Model):
         yield
 
 
-def round_weights(kernel, axes: tuple[int, ...] | None):
+def round_weights(kernel: Any, axes: tuple[int, ...] | None) -> Any:
     """A kernel of 255 levels, symmetric; `axes` are reduced for the scale of each channel."""
     largest = ops.max(ops.abs(kernel), axis=axes, keepdims=True)
     scale = ops.maximum(ops.stop_gradient(largest), SMALLEST) / WEIGHT_LEVELS
     return _straight_through(kernel, ops.round(kernel / scale) * scale)
 
 
-def round_activations(values):
+def round_activations(values: list[Tensor]) -> Any:
     """Values of 256 levels, among which is zero."""
     low = ops.minimum(ops.min(values), 0.0)
     high = ops.maximum(ops.max(values), 0.0)
@@ -58,16 +59,16 @@ def round_activations(values):
     return _straight_through(values, ops.round(values / scale) * scale)
 
 
-def _straight_through(values, rounded):
+def _straight_through(values: list[Tensor], rounded: Any) -> Any:
     return values + ops.stop_gradient(rounded - values)
 
 
-def _rounding(operation) -> Callable[[Callable], Callable]:
+def _rounding(operation: keras.Operation) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     axes = next((axes for kind, axes in KERNELS if isinstance(operation, kind)), ())
     inner = _is_fused_with_next(operation)
 
-    def around(call):
-        def rounded(*args, **kwargs):
+    def around(call: Any) -> Any:
+        def rounded(*args: Any, **kwargs: Any) -> Any:
             if axes == ():
                 outputs = call(*args, **kwargs)
             else:
@@ -80,7 +81,7 @@ def _rounding(operation) -> Callable[[Callable], Callable]:
     return around
 
 
-def _rounded_kernel(layer, axes) -> list[tuple]:
+def _rounded_kernel(layer: keras.Layer, axes: Any) -> list[tuple[Any, ...]]:
     """Values of all variables of a layer, the kernel's rounded."""
     values: list[tuple[Any, Any]] = [
         (variable, ops.convert_to_tensor(variable)) for variable in layer.variables
@@ -91,17 +92,17 @@ def _rounded_kernel(layer, axes) -> list[tuple]:
     ]
 
 
-def _round_if_float(values):
+def _round_if_float(values: Tensor) -> Tensor:
     is_float = keras.backend.is_float_dtype(keras.backend.standardize_dtype(values.dtype))
     return round_activations(values) if is_float else values
 
 
-def _is_fused_with_next(operation) -> bool:
+def _is_fused_with_next(operation: keras.Operation) -> bool:
     users = [node.operation for node in getattr(operation, "_outbound_nodes", [])]
     return bool(users) and all(_is_fused(user) for user in users)
 
 
-def _is_fused(operation) -> bool:
+def _is_fused(operation: keras.Operation) -> bool:
     if isinstance(operation, layers.ReLU):
         return operation.negative_slope == 0.0 and operation.threshold == 0.0
     if isinstance(operation, layers.Activation):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import keras
 
@@ -19,7 +20,7 @@ from keras_tensornet.rewriting.walker import rewrite_model
 def recover(
     dense: keras.Model,
     compressed: keras.Model,
-    data,
+    data: Any,
     settings: RecoverySettings | None = None,
     progress: Progress = None,
 ) -> keras.Model:
@@ -66,7 +67,13 @@ def recover(
     return _recover(dense, compressed, examples, settings, progress)
 
 
-def _recover(dense, compressed, examples: Examples, settings: RecoverySettings, progress: Progress):
+def _recover(
+    dense: Any,
+    compressed: keras.Model,
+    examples: Examples,
+    settings: RecoverySettings,
+    progress: Progress,
+) -> Any:
     began = time.perf_counter()
     if len(examples) < FEWEST_EXAMPLES:
         raise _TooFew(
@@ -85,7 +92,7 @@ def _recover(dense, compressed, examples: Examples, settings: RecoverySettings, 
     return result
 
 
-def check_recovery(recover, data) -> None:
+def check_recovery(recover: Any, data: Any) -> None:
     """Refuse what `compress_model` cannot take as `recover`.
 
     Raises:
@@ -103,7 +110,13 @@ def check_recovery(recover, data) -> None:
         )
 
 
-def recovered(dense, compressed, data, recover: bool | RecoverySettings, progress: Progress):
+def recovered(
+    dense: Any,
+    compressed: keras.Model,
+    data: Any,
+    recover: bool | RecoverySettings,
+    progress: Progress,
+) -> Any:
     """`recover` as the last step of a compression: too few examples are said, not refused."""
     settings = recover if isinstance(recover, RecoverySettings) else RecoverySettings()
     try:

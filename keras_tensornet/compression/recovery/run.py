@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,6 +25,7 @@ from keras_tensornet.compression.recovery.distances import Distance, kinds_of, m
 from keras_tensornet.compression.recovery.examples import augmented, size_of, take
 from keras_tensornet.compression.recovery.settings import RecoverySettings
 from keras_tensornet.compression.recovery.student import Student, Teacher, forward
+from keras_tensornet.types import Tensor
 
 FEWEST_STEPS = 400
 # A held-out distance of so many times that of the beginning says that the rate is too high; it
@@ -59,7 +62,7 @@ class Recovery:
     steps: dict[str, int]
     seconds: float
     ends: tuple[str, ...]
-    kinds: tuple
+    kinds: tuple[Any, ...]
     log: tuple[tuple[int, float], ...]
 
     def __str__(self) -> str:
@@ -78,7 +81,9 @@ class Recovery:
 class Run:
     """One run of `recover`."""
 
-    def __init__(self, dense, work, examples, settings, began, report):
+    def __init__(
+        self, dense: Any, work: Any, examples: Any, settings: Any, began: Any, report: Any
+    ) -> None:
         self.dense, self.work, self.settings = dense, work, settings
         self.began, self.report, self.reported = began, report, 0
         self.random = np.random.default_rng(settings.seed)
@@ -92,7 +97,8 @@ class Run:
         self.wanted = [self.teach(group) for group in self.held.groups]
         self.outputs_of = _Compiled(self._outputs)
         self.best, self.scores = self._values(), self._score()
-        self.before, self.log, self.steps = self.scores, [(0, self.scores.mean())], {}
+        self.before, self.log = self.scores, [(0, self.scores.mean())]
+        self.steps: dict[Any, Any] = {}
 
     def _match(self) -> None:
         """Find the ends of blocks that both networks have, and the distances."""
@@ -124,7 +130,7 @@ class Run:
         self.ends = [[known[name] for name in self.names] for known in found]
         self.teacher = Teacher(self.dense, self.ends[0], self.keep)
 
-    def _match_ends(self, probe) -> None:
+    def _match_ends(self, probe: Any) -> None:
         names = find_ends(self.dense, self.work)
         known = dict(operations(self.dense)), dict(operations(self.work))
         both = []
@@ -170,7 +176,7 @@ class Run:
                 "there is nothing to train. Set `trainable = True` on those that may change."
             )
 
-    def _targets(self) -> tuple:
+    def _targets(self) -> tuple[Any, ...]:
         """The dense network's outputs on all examples, where they are always the same."""
         if self.settings.augment is not None or self.mix is not None:
             return ()
@@ -180,7 +186,7 @@ class Run:
             return ()
         return tuple(self.teach(group) for group in self.examples.groups)
 
-    def teach(self, group) -> list[np.ndarray]:
+    def teach(self, group: Any) -> list[np.ndarray]:
         """The dense network's outputs and ends of blocks on some examples."""
         holder = _Compiled(self.teacher)
         parts = [holder(part) for part in _cut(group, SCORE_BATCH)]
@@ -265,7 +271,7 @@ class Run:
             found.append(sum(terms) / len(terms))
         return np.concatenate(found).astype("float64")
 
-    def _outputs(self, inputs) -> list:
+    def _outputs(self, inputs: Any) -> list[Any]:
         outputs, _ = forward(self.work, inputs, (), quantize=self.settings.quantize)
         flat = keras.tree.flatten(outputs)
         return [flat[place] for place in self.keep]
@@ -302,32 +308,32 @@ class Run:
         )
 
 
-def _holds(layer, wanted: set[int]) -> bool:
+def _holds(layer: keras.Layer, wanted: set[int]) -> bool:
     return any(id(inner) in wanted for inner in layer._flatten_layers())
 
 
 class _Compiled:
     """A function of a batch of inputs that is not in any model, compiled by `predict_on_batch`."""
 
-    def __init__(self, function):
+    def __init__(self, function: Any) -> None:
         self.model = _Function(function)
 
-    def __call__(self, inputs) -> list[np.ndarray]:
+    def __call__(self, inputs: Any) -> list[np.ndarray]:
         found = self.model.predict_on_batch(inputs)
         return [np.asarray(array) for array in keras.tree.flatten(found)]
 
 
 class _Function(keras.Model):
-    def __init__(self, function):
+    def __init__(self, function: Any) -> None:
         super().__init__(name="dense_outputs")
         self.function = function
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         return self.function(inputs)
 
 
-def _cut(group, size: int):
+def _cut(group: Any, size: int) -> Iterator[Any]:
     for start in range(0, size_of(group), size):
         yield take(group, np.arange(start, min(start + size, size_of(group))))
 

@@ -59,14 +59,14 @@ class RecoverySettings:
     temperature: float = 2.0
     learning_rate: float = 3e-3
     batch_size: int = 50
-    augment: Callable | None = None
+    augment: Callable[..., Any] | None = None
     mix: float = 0.5
     held_out: float = 0.1
     optimizer: keras.Optimizer | None = None
     quantize: str | None = None
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.seconds is not None:
             _number("seconds", self.seconds, lambda value: value > 0, "positive, or None")
         if self.epochs is not None:
@@ -91,7 +91,7 @@ class RecoverySettings:
             )
 
 
-def _number(name: str, value, fits: Callable[[float], bool], rule: str) -> None:
+def _number(name: str, value: Any, fits: Callable[[float], bool], rule: str) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"`{name}` must be a number. Received: {name}={value!r} of type {type(value).__name__}."

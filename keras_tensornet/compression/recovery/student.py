@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import keras
 from keras import ops
@@ -15,6 +16,7 @@ from keras import ops
 from keras_tensornet.compression.recovery.blocks import recorded
 from keras_tensornet.compression.recovery.distances import Distance, mask_of
 from keras_tensornet.compression.recovery.fake_quantization import quantized
+from keras_tensornet.types import Tensor
 
 
 class Teacher:
@@ -26,10 +28,12 @@ class Teacher:
         keep: which of its flat outputs are matched.
     """
 
-    def __init__(self, model: keras.Model, ends: Sequence = (), keep: Sequence[int] = (0,)):
+    def __init__(
+        self, model: keras.Model, ends: Sequence[Any] = (), keep: Sequence[int] = (0,)
+    ) -> None:
         self.model, self.ends, self.keep = model, list(ends), tuple(keep)
 
-    def __call__(self, inputs) -> list:
+    def __call__(self, inputs: Any) -> list[Any]:
         """The outputs that are matched and then the ends of blocks, flat."""
         with recorded(self.ends) as features:
             outputs = keras.tree.flatten(self.model(inputs, training=False))
@@ -37,7 +41,14 @@ class Teacher:
         return [ops.stop_gradient(tensor) for tensor in found]
 
 
-def forward(model: keras.Model, inputs, ends: Sequence, cut=False, training=False, quantize=None):
+def forward(
+    model: keras.Model,
+    inputs: Any,
+    ends: Sequence[Any],
+    cut: bool = False,
+    training: bool = False,
+    quantize: Any = None,
+) -> Any:
     """The outputs of a small network and the ends of its blocks, flat.
 
     Args:
@@ -76,17 +87,17 @@ class Student(keras.Model):
     def __init__(
         self,
         student: keras.Model,
-        teacher: Callable | None,
+        teacher: Callable[..., Any] | None,
         outputs: Sequence[Distance],
         features: Sequence[Distance] = (),
-        ends: Sequence = (),
+        ends: Sequence[Any] = (),
         keep: Sequence[int] = (0,),
         feature_weight: float = 0.0,
         cut: bool = False,
         labels: float | None = None,
         training: bool = False,
         quantize: str | None = None,
-    ):
+    ) -> None:
         super().__init__(name=f"{student.name}_student")
         self.student = student
         # Keras does not look into this object: the teacher's variables are not the student's.
@@ -96,7 +107,7 @@ class Student(keras.Model):
         )  # fmt: skip
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """The small network's outputs; the ends of its blocks are kept for the loss."""
         plan = self.plan
         mode = bool(training) and plan.training
@@ -105,7 +116,14 @@ class Student(keras.Model):
         )
         return outputs
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
         """The weighted sum of the terms."""
         plan = self.plan
         if plan.labels is None:
@@ -115,7 +133,7 @@ class Student(keras.Model):
             return own
         return plan.labels * own + (1.0 - plan.labels) * self.matching(x, None, y_pred)
 
-    def matching(self, inputs, targets, y_pred):
+    def matching(self, inputs: Any, targets: Any, y_pred: Any) -> Any:
         """Distance from the dense network."""
         plan = self.plan
         if targets is None:
@@ -133,15 +151,26 @@ class Student(keras.Model):
 class _Plan:
     """What a `Student` knows besides its variables."""
 
-    def __init__(self, teacher, outputs, features, ends, keep, feature_weight, cut, labels,
-                 training, quantize):  # fmt: skip
+    def __init__(
+        self,
+        teacher: Any,
+        outputs: Any,
+        features: Any,
+        ends: Any,
+        keep: Any,
+        feature_weight: Any,
+        cut: Any,
+        labels: Any,
+        training: bool,
+        quantize: Any,
+    ) -> None:
         self.teacher, self.outputs, self.features = teacher, outputs, features
         self.ends, self.keep, self.feature_weight = ends, keep, feature_weight
         self.cut, self.labels, self.training, self.quantize = cut, labels, training, quantize
-        self.found: list = []
+        self.found: list[Any] = []
 
 
-def _mean_distance(distances, targets, outputs, inputs):
+def _mean_distance(distances: Any, targets: Any, outputs: Any, inputs: Any) -> Any:
     terms = [
         ops.mean(distance(target, output, mask_of(inputs, output)))
         for distance, target, output in zip(distances, targets, outputs, strict=True)
