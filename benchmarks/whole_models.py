@@ -208,8 +208,11 @@ def main() -> None:
                     found = rows_of(name, build, format, batch, work, arguments.seconds)
                 except ValueError as error:
                     note = f"cannot be exported: {str(error)[:80]} ..."
-                    cases = [f"{name} {rule} {format} b{batch}" for rule in RULES]
-                    found = [{"case": case, "note": note} for case in cases]
+                    found = [
+                        {"case": f"{name} {rule} {format} b{batch}", "note": note}
+                        for rule in RULES
+                        if (work / f"{name} {rule}.keras").exists()
+                    ]
                 rows += [row for row in found if row["case"] not in known]
                 keras.backend.clear_session()
                 common.save("whole_models", rows, arguments.out, verdicts=verdicts(rows))
