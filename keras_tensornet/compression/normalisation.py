@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -43,7 +44,7 @@ NOISE = (
 )
 
 
-def normalisations(model: keras.Model) -> list:
+def normalisations(model: keras.Model) -> list[Any]:
     """`(path, layer)` of the batch normalisations that are not frozen."""
     return [
         (path, layer)
@@ -53,7 +54,7 @@ def normalisations(model: keras.Model) -> list:
 
 
 def reestimate_batch_norm(
-    model: keras.Model, data, batch_size: int = BATCH, dense: keras.Model | None = None
+    model: keras.Model, data: Any, batch_size: int = BATCH, dense: keras.Model | None = None
 ) -> keras.Model:
     """Return a new model whose batch-norm statistics fit its layers again; nothing is trained.
 
@@ -88,7 +89,7 @@ class Statistics:
     epsilon: float
 
     @classmethod
-    def of(cls, layer) -> Statistics:
+    def of(cls, layer: keras.Layer) -> Statistics:
         """Those that a layer holds."""
         values = (ops.convert_to_numpy(v) for v in (layer.moving_mean, layer.moving_variance))
         mean, variance = (np.array(value, dtype="float64") for value in values)
@@ -103,7 +104,7 @@ def moving(model: keras.Model) -> Found:
     return {path: Statistics.of(layer) for path, layer in normalisations(model)}
 
 
-def measured(model: keras.Model, batches: Iterable) -> Found:
+def measured(model: keras.Model, batches: Iterable[Any]) -> Found:
     """`path -> statistics` of some batches in a model without noise, which then holds them."""
     layers, seen = [layer for _, layer in normalisations(model)], 0
     if not layers:
@@ -144,7 +145,7 @@ def assign(model: keras.Model, found: Found) -> None:
         layer.moving_variance.assign(found[path].variance)
 
 
-def without_noise(layer, path: str):
+def without_noise(layer: keras.Layer, path: str) -> Any:
     """For `rewrite_model`: nothing in place of layers that are noise in training mode."""
     if isinstance(layer, NOISE):
         return keras.layers.Identity(name=layer.name)

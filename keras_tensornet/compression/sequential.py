@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -144,7 +145,7 @@ class Pairs:
 class Followed(Subject):
     """A subject whose inputs are those of the compressed network; its bias takes up both means."""
 
-    def __init__(self, subject: Subject, pair: Pair):
+    def __init__(self, subject: Subject, pair: Pair) -> None:
         vars(self).update(vars(subject))
         self.own, self.other = pair.own / pair.count, pair.other / pair.count
 
@@ -200,15 +201,15 @@ def _error(
 class _Keeper(Recorder):
     """Keeps the patches of one batch, call by call."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(share=False)
         self.patches: dict[Event, np.ndarray] = {}
 
-    def start(self, batch) -> None:
+    def start(self, batch: Any) -> None:
         super().start(batch)
         self.patches = {}
 
-    def record(self, path: str, geometry: Geometry, inputs, mask=None) -> None:
+    def record(self, path: str, geometry: Geometry, inputs: Any, mask: Any = None) -> None:
         """Keep the patches of one call."""
         event = path, self.calls.get(path, 0)
         self.calls[path] = event[1] + 1
@@ -216,7 +217,11 @@ class _Keeper(Recorder):
 
 
 def _pairs(
-    model, copy, geometries: Mapping[str, Geometry], twins: Mapping, batches: list
+    model: keras.Model,
+    copy: Any,
+    geometries: Mapping[str, Geometry],
+    twins: Mapping[str, Any],
+    batches: list[Any],
 ) -> dict[str, Pairs]:
     """Moments of the layers of one wave, both networks run on every batch."""
     ours = dict(walk_layers(model))
@@ -241,7 +246,7 @@ def _pairs(
     return found
 
 
-def _geometries(model, found: Found, batch, count: int) -> dict[str, Geometry]:
+def _geometries(model: keras.Model, found: Found, batch: Any, count: int) -> dict[str, Geometry]:
     """`path -> geometry` of calibrated layers, in the order in which they run."""
     layers = {}
     for path, (subject, _) in found.items():
@@ -262,7 +267,7 @@ def _waves(paths: Sequence[str]) -> Iterator[Sequence[str]]:
         yield [paths[place] for place in part]
 
 
-def _put(layer, subject: Subject, candidate: Candidate) -> None:
+def _put(layer: keras.Layer, subject: Subject, candidate: Candidate) -> None:
     """Let a layer of the copy compute with the cores that were found."""
     kernel = merged_kernel(candidate.network, candidate.form.modes, candidate.cores)
     add_to_bias(subject.target.kind.bias(layer), subject.bias_shift(candidate))
@@ -275,7 +280,7 @@ def _put(layer, subject: Subject, candidate: Candidate) -> None:
     variable.assign(kernel)
 
 
-def _cut(inputs, fixed: int | None = None) -> list:
+def _cut(inputs: Any, fixed: int | None = None) -> list[Any]:
     """Inputs in batches, of the size that a model is fixed to or small enough to keep one aside."""
     size = len(keras.tree.flatten(inputs)[0])
     step = fixed or max(1, min(BATCH, size // ASIDE))
