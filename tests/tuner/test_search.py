@@ -512,6 +512,18 @@ def test_wrong_objectives(arguments, words):
         tuning.SizeObjective(**arguments)
 
 
+def test_objective_that_training_does_not_log(tmp_path):
+    hypermodel = tuning.TensorNetHyperModel(
+        small_cnn, "tr", (2, 3), objective=tuning.SizeObjective("val_acuracy", direction="max")
+    )
+    with pytest.raises(keras_tuner.errors.FatalValueError, match="Received: 'val_acuracy'; it"):
+        search(random_search(hypermodel, tmp_path))
+    hypermodel = tuning.TensorNetHyperModel(small_cnn, "tr", (2, 3))
+    objective = keras_tuner.Objective("accurcy", "max")
+    with pytest.raises(keras_tuner.errors.FatalValueError, match="Received: 'accurcy'"):
+        search(random_search(hypermodel, tmp_path, objective=objective))
+
+
 def test_an_objective_whose_direction_is_not_known_is_refused_before_any_trial():
     with pytest.raises(ValueError, match="direction"):
         tuning.SizeObjective("val_acuracy")
