@@ -171,3 +171,26 @@ def test_the_variable_beneath_lora(layer):
     plain = layer.embeddings if isinstance(layer, layers.Embedding) else layer.kernel
     layer.enable_lora(2)
     assert internals.adapted_kernel(layer) is plain
+
+
+def test_what_a_model_without_a_graph_was_built_with():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x["a"] + x["b"])
+
+    model = Model()
+    assert internals.built_shapes(model) is None
+    model({name: np.ones((2, 3)) for name in "ab"})
+    assert internals.built_shapes(model) == {"a": (2, 3), "b": (2, 3)}
+
+
+def test_calls_are_noted_and_layers_left_as_they_were(holder):
+    noted, x = [], np.ones((2, 3), "float32")
+    with internals.calls_noted([holder.one], lambda inputs: noted.append(inputs.shape)):
+        holder(x)
+    holder(x)
+    assert noted == [(2, 3)] and "call" not in vars(holder.one)

@@ -50,6 +50,11 @@ def gemma_lm():
     return models().GemmaCausalLM(backbone=gemma(), preprocessor=None)
 
 
+def gpt2_lm():
+    backbone = models().GPT2Backbone(vocabulary_size=50, max_sequence_length=12, **WIDTHS)
+    return models().GPT2CausalLM(backbone=backbone, preprocessor=None)
+
+
 def llama():
     return models().LlamaBackbone(**DECODER)
 

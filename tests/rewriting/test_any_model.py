@@ -186,9 +186,10 @@ def test_what_is_saved_and_exported_is_the_same_in_a_new_process(names, tmp_path
 
 @NEEDS_HUB
 @pytest.mark.slow
-def test_a_language_model_writes_the_same_text_at_full_rank():
+@pytest.mark.parametrize("made", [hub.gemma_lm, hub.gpt2_lm])
+def test_a_language_model_writes_the_same_text_at_full_rank(made, tmp_path):
     keras.utils.set_random_seed(0)
-    model = hub.gemma_lm()
+    model = made()
     model.compile(sampler="greedy")
     prompt = {
         "token_ids": np.array([[3, 5, 7, 9] + [0] * 8] * 2),
@@ -197,3 +198,7 @@ def test_a_language_model_writes_the_same_text_at_full_rank():
     expected = model.generate(prompt, stop_token_ids=None)["token_ids"]
     full = compress_model(model, plan=every_kernel_at_full_rank(model))
     np.testing.assert_array_equal(full.generate(prompt, stop_token_ids=None)["token_ids"], expected)
+    full.save(tmp_path / "full.keras")
+    back = keras.models.load_model(tmp_path / "full.keras", compile=False)
+    back.compile(sampler="greedy")
+    np.testing.assert_array_equal(back.generate(prompt, stop_token_ids=None)["token_ids"], expected)
