@@ -97,7 +97,7 @@ def test_example_inputs_fit_the_model_and_keep_a_fixed_batch():
             """Nothing."""
             return inputs
 
-    with pytest.raises(TypeError, match="must be a built Sequential or Functional model"):
+    with pytest.raises(TypeError, match="must be a built Keras model"):
         example_inputs(Subclassed(), 3)
 
 
