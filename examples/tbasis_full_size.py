@@ -2,9 +2,7 @@
 
 Not trained here: each is rewritten onto one basis, counted, takes two training steps, is saved and
 loaded, and exported; how far the loaded outputs are from the model's is printed. DeepLabV3+ is
-KerasHub's (`pip install keras-hub`); without it that network is left out. A layer of it, the
-pyramid pooling, cannot be built from a `.keras` file unless inside its own backbone ("loaded equal"
-is None), and what is exported gives other outputs, as it does of the dense network.
+KerasHub's (the extra `hub`); without it that network is left out.
 
     python examples/tbasis_full_size.py            # minutes; what is recorded is not repeated
     python examples/tbasis_full_size.py --smoke    # a small WideResNet, nothing is kept
