@@ -40,6 +40,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 FORMATS, SIZES = ("cp", "tt"), (2.0, 4.0, 8.0)
 IMAGES, SEED, RANGES = 1000, 0, 200
 NUMBERS = (None, "float16", "int8")
+RECOVERY = {"none": "not recovered", "outputs": "recovered", "int8": "recovered for int8"}
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,12 @@ def draw(results: Path, path: Path) -> None:
         if settings["network"] == "dense":
             label = "dense"
         else:
-            label = f"{settings['network']}, {settings['numbers']}, {settings['recovery']}"
+            label = (
+                f"{settings['network']}, {settings['numbers']}, {RECOVERY[settings['recovery']]}"
+            )
         lines.setdefault(label, []).append((run["bytes"], 100 * run["accuracy"]))
     for label, points in sorted(lines.items()):
-        style = "k-s" if label == "dense" else ("--o" if "none" in label else "-o")
+        style = "k-s" if label == "dense" else ("--o" if "not recovered" in label else "-o")
         axes.plot(*zip(*sorted(points), strict=True), style, markersize=4, label=label)
     axes.set(xscale="log", xlabel="bytes of the LiteRT file", ylabel="test accuracy, %")
     axes.grid(alpha=0.3)

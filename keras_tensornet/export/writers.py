@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_tensornet.export.compaction import compacted
+from keras_tensornet.layers.implementation import BEING_WRITTEN
 
 SERVING = "serving_default"
 Endpoint = str | Callable[..., Any]
@@ -56,7 +57,12 @@ def write_saved_model(
     archive.add_endpoint(SERVING, serving_function(model), input_signature=specs)
     for name, endpoint in endpoints.items():
         archive.add_endpoint(name, endpoint_function(model, name, endpoint), input_signature=specs)
-    archive.write_out(str(temporary), verbose=False)
+    # TensorFlow also traces models that stand inside of this one, and as if they were trained.
+    written = BEING_WRITTEN.set(True)
+    try:
+        archive.write_out(str(temporary), verbose=False)
+    finally:
+        BEING_WRITTEN.reset(written)
 
 
 def write_litert(

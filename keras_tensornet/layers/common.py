@@ -31,7 +31,7 @@ from keras_tensornet.layers.arguments import (
     spanned_modes,
 )
 from keras_tensornet.layers.conversion import Convertible
-from keras_tensornet.layers.implementation import choices
+from keras_tensornet.layers.implementation import BEING_WRITTEN, choices
 from keras_tensornet.layers.tuned import Tunable
 from keras_tensornet.modes import KernelModes, fewest_modes, kernel_modes
 from keras_tensornet.networks import Network, clip_ranks
@@ -232,7 +232,7 @@ class FactorizedMethods(Convertible, Tunable):
     ) -> tuple[Plan, list[Tensor]]:
         """The plan for inputs of that shape and the merged kernels of its stages."""
         if self._frozen:
-            if training:
+            if training and not BEING_WRITTEN.get():
                 raise RuntimeError(
                     f"Layer '{self.name}' is frozen: its cores are merged and cannot be trained. "
                     "Call keras_tensornet.unfreeze(model) first."

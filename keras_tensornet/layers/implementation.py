@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 
 from keras_tensornet.contraction import Plan
 from keras_tensornet.layers.arguments import resolve_implementation
@@ -11,6 +12,8 @@ from keras_tensornet.types import Implementation, Shape
 
 # No call merges a kernel; where that is not possible, building the layer or setting it raises.
 FACTORIZED = "factorized"
+# Whether a file is being written: what is traced then is never trained, whatever it is told.
+BEING_WRITTEN: ContextVar[bool] = ContextVar("BEING_WRITTEN", default=False)
 
 
 class HasImplementation(ByName, LayerMixin):

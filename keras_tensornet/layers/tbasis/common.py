@@ -14,7 +14,7 @@ from keras_tensornet.contraction import IMPLEMENTATIONS, Plan, Workload, make_pl
 from keras_tensornet.contraction.norms import norm_plan
 from keras_tensornet.initializers import MergedVarianceScaling, merged_variance
 from keras_tensornet.kernels import refused_quantize
-from keras_tensornet.layers.implementation import HasImplementation
+from keras_tensornet.layers.implementation import BEING_WRITTEN, HasImplementation
 from keras_tensornet.layers.tbasis.basis import TBasis, _seed, basis_values, check_basis_shape
 from keras_tensornet.layers.tbasis.cores import ADAPTERS, TBasisCores, merge_ring
 from keras_tensornet.layers.tbasis.envelopes import Envelope, envelope
@@ -262,7 +262,7 @@ class TBasisMethods(HasImplementation):
             cores = self._cut_cores(basis, cores)
             plan = self.plan_for(training=bool(training), **shapes)
             return plan, cores, self._merged_if(plan, cores)
-        if training:
+        if training and not BEING_WRITTEN.get():
             raise RuntimeError(
                 f"Layer '{self.name}' is frozen: its kernel is merged and cannot be trained. Call "
                 "keras_tensornet.unfreeze(model) first."
