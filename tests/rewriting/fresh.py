@@ -2,9 +2,9 @@
 
     python -m tests.rewriting.fresh FOLDER
 
-For each NAME.npz (inputs by name, in order, and outputs) it takes NAME.keras, the SavedModel NAME
-and NAME.tflite, where they are there, and prints one line of JSON: `{NAME: {form: distance}}`, the
-distance relative to the largest output, or the error's text.
+For each NAME.npz (inputs by name, in order, outputs, and names of inputs in LiteRT) it takes
+NAME.keras, the SavedModel NAME and NAME.tflite, where they are there, and prints one line of JSON:
+`{NAME: {form: distance}}`, the distance relative to the largest output, or the error's text.
 """
 
 import json
@@ -46,6 +46,7 @@ def compare(record: Path) -> dict:
     with np.load(record) as file:
         inputs = {k.partition(":")[2]: file[k] for k in file.files if k.startswith("in:")}
         outputs = {k.partition(":")[2]: file[k] for k in file.files if k.startswith("out:")}
+        litert = dict(zip(file["litert"].tolist(), inputs.values(), strict=True))
     result = {}
     for form, (suffix, run) in FORMS.items():
         path = record.with_name(record.stem + suffix)
@@ -55,7 +56,7 @@ def compare(record: Path) -> dict:
         if form == "keras":
             wanted = {str(place): array for place, array in enumerate(outputs.values())}
         try:
-            result[form] = off(run(path, inputs), wanted)
+            result[form] = off(run(path, litert if form == "litert" else inputs), wanted)
         except Exception as error:
             result[form] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return result
