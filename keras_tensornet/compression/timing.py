@@ -128,10 +128,10 @@ def keep_speed(model: keras.Model, selection: Selection) -> None:
 
 def _runs_a_chain(subject: Subject, candidate: Candidate) -> bool:
     """Whether a layer is predicted to run its cores frozen, and may be told not to."""
-    said = {name for name, _ in candidate.form.arguments} | {subject.target.part}
+    said = {name for name, _ in candidate.form.arguments}
     alone = not subject.target.kind.parts()
     chain = candidate.form.workload is not None and not candidate.costs.merges
-    return alone and chain and not said & {"implementation"}
+    return alone and chain and "implementation" not in said
 
 
 def _is_slower(subject: Subject, candidate: Candidate, jit_compile: bool) -> bool:

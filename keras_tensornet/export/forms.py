@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from keras_tensornet import validation
+from keras_tensornet import keras_internals, validation
 from keras_tensornet.back_to_keras import to_dense_model, to_stock_model
 from keras_tensornet.layers import TBasis
 from keras_tensornet.reading import Signature, read_inputs
@@ -42,7 +42,7 @@ def choose_form(model: keras.Model, format: str = "tf_saved_model") -> str:
 
 
 def _has_basis(model: keras.Model) -> bool:
-    return any(isinstance(layer, TBasis) for layer in model._flatten_layers(include_self=False))
+    return any(isinstance(layer, TBasis) for layer in keras_internals.flatten_layers(model))
 
 
 def in_form(
@@ -123,11 +123,11 @@ def unrolled(model: keras.Model, given: keras.Model) -> keras.Model:
 
 def recurrent_layers(model: keras.Model) -> list[Any]:
     """All recurrent layers of a model, those inside wrappers too."""
-    layers = model._flatten_layers(include_self=False)
+    layers = keras_internals.flatten_layers(model)
     return [layer for layer in layers if isinstance(layer, keras.layers.RNN)]
 
 
 def needs_package(model: keras.Model) -> bool:
     """Whether a `.keras` file of the model can only be loaded where this package is installed."""
-    layers = [model, *model._flatten_layers(include_self=False)]
+    layers = keras_internals.flatten_layers(model)
     return any(type(layer).__module__.partition(".")[0] == "keras_tensornet" for layer in layers)

@@ -42,7 +42,7 @@ def torch_program(model: keras.Model) -> Any:
 
     Raises:
         RuntimeError: if PyTorch cannot trace it.
-        ValueError: if recurrent layers cannot be unrolled.
+        UnknownLengthError: if recurrent layers cannot be unrolled.
     """
     import torch
 
@@ -68,9 +68,9 @@ def torch_program(model: keras.Model) -> Any:
                 dynamic_shapes={"inputs": tuple(open_axes)},
                 strict=False,
             )
+    except writers.UnknownLengthError:
+        raise
     except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith("Files of this format"):
-            raise
         raise RuntimeError(
             "PyTorch cannot trace the model for inputs of every size. What it says: "
             f"{_first_line(error)} Layers on a T-Basis need as_='dense'; where Python code of a "
@@ -123,18 +123,14 @@ def write_openvino(model: keras.Model, temporary: Path, quantize: str | None) ->
 
 def _traced(model: keras.Model) -> Any:
     """The model as a concrete function of TensorFlow; its outputs are a list, in their order."""
-    import tensorflow as tf
-
     serve, names = writers.constant_function(model), writers.output_names(model)
 
     def listed(*inputs: Any) -> list[Any]:
         outputs = serve(*inputs)
         return [outputs[name] for name in names]
 
-    specs = writers.input_specs(model)
-    signature = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in specs]
     with writers.lengths_known(model):
-        return tf.function(listed, input_signature=signature).get_concrete_function()
+        return writers.signed(listed, model).get_concrete_function()
 
 
 def _first_line(error: Exception) -> str:

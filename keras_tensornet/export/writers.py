@@ -15,7 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_tensornet import keras_internals
 from keras_tensornet.export.compaction import compacted
+from keras_tensornet.export.forms import recurrent_layers
 from keras_tensornet.layers.implementation import BEING_WRITTEN
 
 SERVING = "serving_default"
@@ -85,9 +87,8 @@ def write_litert(
     """
     import tensorflow as tf
 
-    signature = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in input_specs(model)]
     holder = tf.Module()
-    holder.serve = tf.function(constant_function(model), input_signature=signature)
+    holder.serve = signed(constant_function(model), model)
     with lengths_known(model):
         function = holder.serve.get_concrete_function()
     with warnings.catch_warnings():
@@ -112,7 +113,7 @@ def write_onnx(model: keras.Model, temporary: Path) -> None:
     kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
     grouped = [
         layer.name
-        for layer in model._flatten_layers()
+        for layer in keras_internals.flatten_layers(model)
         if isinstance(layer, kinds) and layer.groups > 1
     ]
     if grouped:
@@ -163,24 +164,35 @@ def constant_function(model: keras.Model) -> Callable[..., Any]:
     return constant
 
 
+class UnknownLengthError(ValueError):
+    """A recurrent layer cannot be unrolled."""
+
+
+def signed(function: Callable[..., Any], model: keras.Model) -> Any:
+    """A `tf.function` of the inputs of a model, batch size open."""
+    import tensorflow as tf
+
+    specs = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in input_specs(model)]
+    return tf.function(function, input_signature=specs)
+
+
 @contextmanager
 def lengths_known(model: keras.Model) -> Iterator[None]:
     """While a model is traced whose recurrent layers are unrolled: errors of unknown lengths.
 
     Raises:
-        ValueError: if the length of a sequence is not known.
+        UnknownLengthError: if the length of a sequence is not known.
     """
     try:
         yield
     except Exception as error:
-        layers = model._flatten_layers(include_self=False)
-        names = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN)]
+        names = [layer.name for layer in recurrent_layers(model)]
         shapes = [tensor.shape[1:] for tensor in named_inputs(model).values()]
         words = ("Unrolling requires", "Cannot unroll", "Constraints violated")
         open_axis = any(extent is None for shape in shapes for extent in shape)
         if not (names and open_axis and any(part in str(error) for part in words)):
             raise
-        raise ValueError(
+        raise UnknownLengthError(
             "Files of this format have no loops, so recurrent layers are unrolled, and the "
             f"length of their sequences is not known. Received: layers {', '.join(names)}. Give "
             "the model's input a length, keras.Input((length, ...)), or use another format."
@@ -240,7 +252,7 @@ def quantized_keras(model: keras.Model) -> keras.Model:
         ValueError: if no layer of the model can be quantized by Keras.
     """
     kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding)
-    if not any(isinstance(layer, kinds) for layer in model._flatten_layers()):
+    if not any(isinstance(layer, kinds) for layer in keras_internals.flatten_layers(model)):
         raise ValueError(
             "Keras quantizes Dense, EinsumDense and Embedding layers, and the model has none. "
             "Use format='litert', which quantizes convolutions too."

@@ -16,8 +16,7 @@ import numpy as np
 
 from keras_tensornet import keras_internals
 from keras_tensornet.shapes import with_batch
-
-Shape = tuple[int | None, ...]
+from keras_tensornet.types import Shape
 
 
 def built_with(model: keras.Model) -> Any:
