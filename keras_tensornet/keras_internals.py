@@ -206,6 +206,22 @@ def built_shapes(model: keras.Layer) -> Any:
 
 
 @contextmanager
+def stand_in(
+    operation: keras.Operation, name: str, around: Callable[[Callable[..., Any]], Any]
+) -> Iterator[None]:
+    """Within it, `around(method)` stands in for a method of one object, such as its `call`."""
+    method, before = getattr(operation, name), vars(operation).get(name)
+    vars(operation)[name] = functools.wraps(method)(around(method))
+    try:
+        yield
+    finally:
+        if before is None:
+            vars(operation).pop(name, None)
+        else:
+            vars(operation)[name] = before
+
+
+@contextmanager
 def calls_noted(layers: Iterable[keras.Layer], note: Callable[[Any], Any]) -> Iterator[None]:
     """Within it, `note(inputs)` is told of the first argument of every call of some layers."""
 
@@ -214,21 +230,12 @@ def calls_noted(layers: Iterable[keras.Layer], note: Callable[[Any], Any]) -> It
             note(inputs)
             return call(inputs, *args, **kwargs)
 
-        return functools.wraps(call)(noted)
+        return noted
 
     with ExitStack() as stack:
         for layer in layers:
-            before = vars(layer).get("call")
-            vars(layer)["call"] = around(layer.call)
-            stack.callback(_put_back, layer, before)
+            stack.enter_context(stand_in(layer, "call", around))
         yield
-
-
-def _put_back(layer: keras.Layer, before: Any) -> None:
-    if before is None:
-        vars(layer).pop("call", None)
-    else:
-        vars(layer)["call"] = before
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops
 
 from keras_tensornet.compression.patches import RECURRENT, Geometry
+from keras_tensornet.keras_internals import stand_in
 
 # Name of an input that tells which positions of a sequence count, as KerasHub calls it.
 PADDING = "padding_mask"
@@ -147,27 +148,12 @@ def listening(recorder: Recorder, layers: Mapping[str, tuple[Any, ...]]) -> Iter
         for path, (layer, geometry, recurrent) in layers.items():
             note = functools.partial(recorder.record, path, geometry)
             if recurrent:
-                stack.enter_context(_stand_in(layer, "inner_loop", _states_noted(layer, note)))
+                stack.enter_context(stand_in(layer, "inner_loop", _states_noted(layer, note)))
             elif isinstance(layer, RECURRENT):
-                stack.enter_context(_stand_in(layer, "inner_loop", _sequences_noted(note)))
+                stack.enter_context(stand_in(layer, "inner_loop", _sequences_noted(note)))
             else:
-                stack.enter_context(_stand_in(layer, "call", _inputs_noted(note)))
+                stack.enter_context(stand_in(layer, "call", _inputs_noted(note)))
         yield
-
-
-@contextmanager
-def _stand_in(layer: keras.Layer, name: str, around: Callable[..., Any]) -> Iterator[None]:
-    """Let `around(method)` stand in for a method of one object, and take it away again."""
-    method = getattr(layer, name)
-    before = vars(layer).get(name)
-    vars(layer)[name] = functools.wraps(method)(around(method))
-    try:
-        yield
-    finally:
-        if before is None:
-            vars(layer).pop(name, None)
-        else:
-            vars(layer)[name] = before
 
 
 def _inputs_noted(note: Callable[..., Any]) -> Callable[..., Any]:

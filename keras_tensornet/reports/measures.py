@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from keras_tensornet import keras_internals
 from keras_tensornet.files import scratch_folder
 from keras_tensornet.reading import Batches, Signature
 from keras_tensornet.saving import save_for_inference
@@ -47,7 +48,7 @@ def unfrozen(timing: Timing | None, name: str) -> float | None:
 
 def _merges(model: keras.Model) -> bool:
     """Whether a model has layers that merge cores, so that freezing it changes something."""
-    layers = model._flatten_layers(include_self=False)
+    layers = keras_internals.flatten_layers(model, include_self=False)
     return any(hasattr(layer, "unfreeze") for layer in layers)
 
 

@@ -104,7 +104,7 @@ def copy_trainable(source: Any, target: Any) -> None:
 
 def _pairs(source: Any, target: Any) -> Iterator[tuple[Any, ...]]:
     """`(layer, its clone)` for two layers and all that they hold, each layer before its own."""
-    olds, news = list(source._flatten_layers()), list(target._flatten_layers())
+    olds, news = (keras_internals.flatten_layers(one) for one in (source, target))
     if [type(old) for old in olds] != [type(new) for new in news]:
         old_names, new_names = (
             [type(layer).__name__ for layer in layers] for layers in (olds[1:], news[1:])

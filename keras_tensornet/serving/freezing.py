@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from keras_tensornet import keras_internals
 from keras_tensornet.kernels import lock, unlock
 from keras_tensornet.layers.common import FactorizedMethods
 from keras_tensornet.layers.tbasis import TBasis, TBasisCores
@@ -101,7 +102,7 @@ def _freezable(model: keras.Layer) -> list[Any]:
 
 
 def _layers_of(model: keras.Layer, kinds: Any) -> list[Any]:
-    layers = [model, *model._flatten_layers(include_self=False)]
+    layers = keras_internals.flatten_layers(model)
     return [layer for layer in layers if isinstance(layer, kinds)]
 
 

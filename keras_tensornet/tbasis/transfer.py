@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_tensornet import keras_internals
 from keras_tensornet.files import write_whole
 from keras_tensornet.layers.tbasis import TBasis
 
@@ -21,7 +22,7 @@ def find_basis(model: keras.Model) -> TBasis:
     Raises:
         ValueError: if the model has no TBasis layer, or several.
     """
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, TBasis)]
+    layers = [layer for layer in keras_internals.flatten_layers(model) if isinstance(layer, TBasis)]
     if len(layers) != 1:
         raise ValueError(
             f"Model '{model.name}' must have exactly one TBasis layer. It has {len(layers)}. Use "

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tensornet.keras_internals import stand_in
 from keras_tensornet.rewriting.composites import is_graph
 
 # More features than this cost time and say little new.
@@ -83,7 +84,7 @@ def ordered_nodes(model: keras.Model) -> list[Any]:
 
 
 @contextmanager
-def recorded(found: list[Any], cut: bool = False) -> Iterator[Any]:
+def recorded(found: list[Any], cut: bool = False) -> Iterator[list[list[Any]]]:
     """Within it, calls of operations leave their outputs behind.
 
     Args:
@@ -91,30 +92,15 @@ def recorded(found: list[Any], cut: bool = False) -> Iterator[Any]:
         cut: whether gradients stop at their outputs, so that each block learns on its own.
 
     Yields:
-        A function that gives what has been left behind so far, in the order of `found`: all in one
-        list, or with `flat=False` in one for each.
+        A list for each of `found`, into which its calls put their outputs.
     """
     results: list[list[Any]] = [[] for _ in found]
     with ExitStack() as stack:
         for operation, kept in zip(found, results, strict=True):
-            stack.enter_context(stand_in(operation, functools.partial(_recording, kept, cut)))
-        yield lambda flat=True: [t for kept in results for t in kept] if flat else results
-
-
-@contextmanager
-def stand_in(
-    operation: keras.Operation, around: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[Any]:
-    """Within it, `around(call)` stands in for the `call` of one operation."""
-    before, call = vars(operation).get("call"), operation.call
-    vars(operation)["call"] = functools.wraps(call)(around(call))
-    try:
-        yield
-    finally:
-        if before is None:
-            vars(operation).pop("call", None)
-        else:
-            vars(operation)["call"] = before
+            stack.enter_context(
+                stand_in(operation, "call", functools.partial(_recording, kept, cut))
+            )
+        yield results
 
 
 def _recording(kept: list[Any], cut: bool, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_tensornet.compression.recovery.blocks import operations, stand_in
+from keras_tensornet.compression.recovery.blocks import operations
+from keras_tensornet.keras_internals import stand_in
 from keras_tensornet.types import Tensor
 
 WEIGHT_LEVELS = 127.0
@@ -40,7 +41,7 @@ def quantized(model: keras.Model) -> Iterator[Any]:
     """Within it, a model of stock layers computes as if it were int8."""
     with ExitStack() as stack:
         for _, operation in operations(model):
-            stack.enter_context(stand_in(operation, _rounding(operation)))
+            stack.enter_context(stand_in(operation, "call", _rounding(operation)))
         yield
 
 

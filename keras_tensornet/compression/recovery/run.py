@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_tensornet import validation
+from keras_tensornet import keras_internals, validation
 from keras_tensornet.augment import can_mix, mixed
 from keras_tensornet.compression.recovery.blocks import (
     find_ends,
@@ -137,7 +137,7 @@ class Run:
         for model, found in zip((self.dense, self.work), known, strict=True):
             with recorded([found[name] for name in names]) as left:
                 model(probe, training=False)
-                both.append(left(flat=False))
+            both.append(left)
         lost = []
         for name, theirs, ours in zip(names, *both, strict=True):
             shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (theirs, ours)]
@@ -158,7 +158,7 @@ class Run:
 
     def _thaw(self) -> None:
         """Let the compressed layers learn, frozen or not."""
-        theirs, layers = dict(operations(self.dense)), self.work._flatten_layers()
+        theirs, layers = dict(operations(self.dense)), keras_internals.flatten_layers(self.work)
         changed = {
             id(operation)
             for path, operation in operations(self.work)
@@ -309,7 +309,7 @@ class Run:
 
 
 def _holds(layer: keras.Layer, wanted: set[int]) -> bool:
-    return any(id(inner) in wanted for inner in layer._flatten_layers())
+    return any(id(inner) in wanted for inner in keras_internals.flatten_layers(layer))
 
 
 class _Compiled:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import keras
@@ -37,7 +38,7 @@ class Teacher:
         """The outputs that are matched and then the ends of blocks, flat."""
         with recorded(self.ends) as features:
             outputs = keras.tree.flatten(self.model(inputs, training=False))
-        found = [outputs[place] for place in self.keep] + features()
+        found = [*(outputs[place] for place in self.keep), *chain.from_iterable(features)]
         return [ops.stop_gradient(tensor) for tensor in found]
 
 
@@ -63,7 +64,8 @@ def forward(
         if quantize:
             stack.enter_context(quantized(model))
         features = stack.enter_context(recorded(list(ends), cut))
-        return model(inputs, training=training), features()
+        outputs = model(inputs, training=training)
+    return outputs, [*chain.from_iterable(features)]
 
 
 class Student(keras.Model):
